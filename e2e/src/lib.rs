@@ -1,0 +1,1 @@
+//! A real Kubernetes on one machine, faults for it, and the cluster tests of Matriarch.

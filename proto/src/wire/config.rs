@@ -1,0 +1,58 @@
+//! What the operator tells every agent of a Database, through the `ConfigMap` `<db>-config`.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ha::profile::Profile, postgres::SystemIdentifier};
+
+/// Contents of [`crate::pod::CONFIG_FILE`]. The agent reads the mounted file at start and the `ConfigMap`
+/// through the API afterwards, because kubelet refreshes mounts only about once a minute.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentConfig {
+    /// UID of the Database, so that an agent never mistakes a namesake's Lease for its own.
+    pub database_uid: String,
+    /// Wanted number of members, 1 to 9. Members with a higher ordinal leave cleanly.
+    pub replicas: u8,
+    /// What an acknowledged commit means.
+    pub durability: Durability,
+    /// k: standbys that must have flushed a commit before it is acknowledged; 1 or more.
+    pub min_sync_replicas: u8,
+    /// Lease and fence timing.
+    pub profile: Profile,
+    /// How long `Preferred` waits for missing standbys before it goes on alone, in milliseconds.
+    pub sync_timeout_ms: u64,
+    /// `Async` only: how far behind the leader's last known LSN a candidate may be, in bytes.
+    pub max_lag_bytes: u64,
+    /// System identifier if one was ever recorded: initdb happens only without (W4).
+    pub system_identifier: Option<SystemIdentifier>,
+    /// Settings for `postgresql.conf` that the user may choose, already checked by name.
+    pub parameters: BTreeMap<String, String>,
+    /// The user's `pg_hba.conf` lines, placed after the ones that the cluster itself needs.
+    pub hba: Vec<String>,
+    /// Database to create at initdb, owned by [`crate::pod::APP_ROLE`].
+    pub app_database: String,
+    /// Size of the data volume in bytes: bounds `max_slot_wal_keep_size`.
+    pub volume_bytes: u64,
+    /// Digest of everything that a restart applies; reported back, so that the operator sees who runs what.
+    pub generation: String,
+}
+
+impl AgentConfig {
+    /// [`AgentConfig::sync_timeout_ms`] as a duration.
+    pub fn sync_timeout(&self) -> Duration {
+        Duration::from_millis(self.sync_timeout_ms)
+    }
+}
+
+/// `spec.durability` (ha.md section 5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Durability {
+    /// Commits wait for nobody; a failover may lose the last ones.
+    Async,
+    /// Commits wait for k standbys while there are any; falls back visibly when there are none.
+    Preferred,
+    /// Commits always wait for k standbys.
+    Required,
+}

@@ -1,0 +1,7 @@
+//! Messages between the processes: operator, agents of different pods, agent and supervisor.
+//!
+//! Serialised as JSON. Unknown fields are ignored and new fields have defaults, so that two versions of the
+//! binaries understand each other during an upgrade.
+
+pub mod config;
+pub mod supervisor;
