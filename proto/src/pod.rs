@@ -35,7 +35,8 @@ pub const PGDATA: &str = "/var/lib/postgresql/data/pgdata";
 pub const CONFIG_DIR: &str = "/etc/matriarch/config";
 /// Key in the `ConfigMap` and file in [`CONFIG_DIR`].
 pub const CONFIG_FILE: &str = "agent.json";
-/// Mount point of the Database's certificates.
+/// Mount point of the Database's certificates. `tls.crt` serves both directions and must have a common name:
+/// members authenticate with it to each other as [`REPLICATION_ROLE`].
 pub const TLS_DIR: &str = "/etc/matriarch/tls";
 /// Mount point of the roles' passwords: files `superuser` and `app`.
 pub const PASSWORDS_DIR: &str = "/etc/matriarch/passwords";

@@ -40,7 +40,9 @@ pub enum Order {
         /// When whatever is left is killed.
         kill_at: BootTime,
     },
-    /// Write configuration files and reload; settings that need a restart are reported as pending.
+    /// Write configuration files and reload; settings that need a restart are reported as pending. Needed
+    /// once per run before [`Order::Start`]. Refused with the server's own message if it would not start
+    /// with them; the old ones then stay.
     Configure(ServerConfig),
     /// Job: make a new data directory with `initdb` (checksums, SCRAM), and a new data id.
     Initdb(Initdb),
@@ -61,7 +63,9 @@ pub enum Order {
         /// Raised and fsynced before the first byte is changed.
         epoch: Epoch,
     },
-    /// Job: start as a closed standby: no upstream, unsatisfiable `synchronous_standby_names`.
+    /// Job: start as a closed standby: no upstream, unsatisfiable `synchronous_standby_names` (until the next
+    /// [`Order::Configure`]). It ends when the server recovers, not when it accepts connections, since a
+    /// rewound member becomes consistent only once it follows: [`Server::Starting`] lasts until then.
     Start,
     /// Raise `sealed` to `epoch` (fsync), then attach to `upstream`. Refused if `epoch` < `sealed`.
     Follow {
@@ -76,7 +80,8 @@ pub enum Order {
         /// Epoch of the claim.
         epoch: Epoch,
     },
-    /// Exact end of local WAL, without any effect (survey).
+    /// Exact end of local WAL, without any effect (survey). "Not yet" while the data is not consistent by
+    /// itself: after a rewind or clone, until what the source had then has arrived.
     EndOfWal,
     /// Job: promote to exactly `timeline`, then store `opened = epoch`. Refused without an armed fence of this epoch.
     Promote {
@@ -92,8 +97,11 @@ pub enum Order {
         /// When whatever is left is killed.
         kill_at: BootTime,
     },
-    /// SIGKILL everything and reap until nothing is left.
+    /// Job: SIGKILL everything, jobs included, and reap until nothing is left.
     Kill,
+    /// The agent has released leadership after [`Report::terminating`]: the container may end. Refused unless
+    /// it terminates and the server is stopped.
+    Exit,
 }
 
 /// Whom to stream or copy from.
@@ -130,7 +138,8 @@ pub struct Initdb {
 pub struct ServerConfig {
     /// `name = value`, unquoted.
     pub parameters: BTreeMap<String, String>,
-    /// `pg_hba.conf`, line by line.
+    /// `pg_hba.conf`, line by line, after the supervisor's own: the superuser over the local socket, and
+    /// replication and rewind by members, with the Database's certificate.
     pub hba: Vec<String>,
     /// Real `synchronous_standby_names`; `None` means closed (unsatisfiable). Ignored by a standby.
     pub synchronous_standby_names: Option<String>,
@@ -199,12 +208,20 @@ pub struct Report {
     pub worst_lateness_us: u64,
     /// When the last write-and-fsync probe of PGDATA and pg_wal succeeded.
     pub disk_ok_at: Option<BootTime>,
+    /// The kubelet asked the container to end. The supervisor waits for [`Order::Stop`] and [`Order::Exit`],
+    /// for a bounded time each, and then does both by itself.
+    pub terminating: bool,
+    /// When `REALTIME` last jumped ahead of `BOOTTIME` (L3, a paused VM): the fence has moved ahead by as much,
+    /// and a renewal whose request was sent before does not count.
+    pub clock_jumped_at: Option<BootTime>,
 }
 
 /// The data directory and the durable HA state beside it (ha.md section 2).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Data {
+    /// The disk has not answered yet since the supervisor started, or another run's processes still hold it.
+    Unread,
     /// No data: initdb or clone.
     Empty,
     /// A directory that must not start: an interrupted rewind or clone.
