@@ -4,4 +4,6 @@
 //! binaries understand each other during an upgrade.
 
 pub mod config;
+pub mod http;
+pub mod peer;
 pub mod supervisor;
