@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{ha::profile::Profile, postgres::SystemIdentifier};
@@ -47,11 +48,12 @@ impl AgentConfig {
 }
 
 /// `spec.durability` (ha.md section 5).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum Durability {
     /// Commits wait for nobody; a failover may lose the last ones.
     Async,
     /// Commits wait for k standbys while there are any; falls back visibly when there are none.
+    #[default]
     Preferred,
     /// Commits always wait for k standbys.
     Required,

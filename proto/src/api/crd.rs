@@ -1,0 +1,86 @@
+//! The CustomResourceDefinition as it is installed.
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::CustomResourceExt;
+use serde_json::Value;
+
+use super::database::Database;
+
+/// The definition of `Database`, without what schemars adds that Kubernetes has no use for.
+pub fn database() -> Result<CustomResourceDefinition, serde_json::Error> {
+    let mut definition = serde_json::to_value(Database::crd())?;
+    simplify(&mut definition);
+    serde_json::from_value(definition)
+}
+
+/// Removes `nullable`, so that an explicit null is the same as leaving a field out (and gets its default), and
+/// number formats that the API server does not know and would warn about.
+fn simplify(schema: &mut Value) {
+    match schema {
+        Value::Object(fields) => {
+            if fields.get("nullable") == Some(&Value::Bool(true)) {
+                fields.remove("nullable");
+            }
+            if fields.get("format").and_then(Value::as_str).is_some_and(|format| format.starts_with("uint")) {
+                fields.remove("format");
+            }
+            fields.values_mut().for_each(simplify);
+        }
+        Value::Array(items) => items.iter_mut().for_each(simplify),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> Value {
+        let definition = serde_json::to_value(database().unwrap()).unwrap();
+        definition["spec"]["versions"][0].clone()
+    }
+
+    #[test]
+    fn only_what_has_no_default_is_required() {
+        let version = spec();
+        let schema = &version["schema"]["openAPIV3Schema"]["properties"]["spec"];
+        assert_eq!(schema["required"], serde_json::json!(["storage", "version"]));
+        assert_eq!(schema["properties"]["replicas"]["default"], 1);
+        assert_eq!(schema["properties"]["durability"]["default"], "Preferred");
+        assert_eq!(schema["properties"]["failover"]["default"]["profile"], "Standard");
+    }
+
+    #[test]
+    fn status_and_scale_are_subresources() {
+        let version = spec();
+        assert!(version["subresources"]["status"].is_object());
+        assert_eq!(version["subresources"]["scale"]["labelSelectorPath"], ".status.selector");
+    }
+
+    #[test]
+    fn every_field_of_the_spec_is_described() {
+        fn undescribed(path: &str, schema: &Value, found: &mut Vec<String>) {
+            for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+                let path = format!("{path}.{name}");
+                if field["description"].is_null() {
+                    found.push(path.clone());
+                }
+                undescribed(&path, field, found);
+            }
+        }
+        let mut found = Vec::new();
+        for part in ["spec", "status"] {
+            undescribed(part, &spec()["schema"]["openAPIV3Schema"]["properties"][part], &mut found);
+        }
+        assert_eq!(found, Vec::<String>::new());
+    }
+
+    /// The API server refuses a schema in which these words appear where it wants a structural one.
+    #[test]
+    fn the_schema_is_structural() {
+        let text = spec()["schema"].to_string();
+        for word in ["\"$ref\"", "\"anyOf\"", "\"oneOf\"", "\"const\"", "\"nullable\"", "\"uint"] {
+            assert!(!text.contains(word), "{word} in the schema");
+        }
+    }
+}
