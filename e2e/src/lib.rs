@@ -1,1 +1,3 @@
 //! A real Kubernetes on one machine, faults for it, and the cluster tests of Matriarch.
+
+pub mod images;
