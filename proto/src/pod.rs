@@ -83,3 +83,24 @@ pub const APP_ROLE: &str = "app";
 pub fn member_host(database: &str, ordinal: crate::identity::Ordinal, namespace: &str) -> String {
     format!("{database}-{ordinal}.{database}-headless.{namespace}.svc")
 }
+
+/// Annotation with which the operator creates the Lease of a Database that was never initialised, once in the
+/// Database's life; its value is the Database's UID. Only such a Lease may be without [`ANNOTATION_HA`] and
+/// still be claimed (W4). The first claim removes it.
+pub const ANNOTATION_NEVER_INITIALISED: &str = "db.example.com/never-initialised";
+
+/// Physical replication slot of a member on every node that leads or could lead. It names the ordinal, so that
+/// a re-cloned member finds it, and a leader learns from it which ordinal a new data id belongs to.
+pub fn member_slot(ordinal: crate::identity::Ordinal) -> String {
+    format!("member_{ordinal}")
+}
+
+/// The ordinal that [`member_slot`] made this name of.
+pub fn slot_member(slot: &str) -> Option<crate::identity::Ordinal> {
+    slot.strip_prefix("member_")?.parse().ok().map(crate::identity::Ordinal)
+}
+
+/// The ordinal at the end of a pod's name.
+pub fn pod_ordinal(pod: &str) -> Option<crate::identity::Ordinal> {
+    pod.rsplit_once('-')?.1.parse().ok().map(crate::identity::Ordinal)
+}

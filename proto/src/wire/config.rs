@@ -9,7 +9,7 @@ use crate::{ha::profile::Profile, postgres::SystemIdentifier};
 
 /// Contents of [`crate::pod::CONFIG_FILE`]. The agent reads the mounted file at start and the `ConfigMap`
 /// through the API afterwards, because kubelet refreshes mounts only about once a minute.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AgentConfig {
     /// UID of the Database, so that an agent never mistakes a namesake's Lease for its own.

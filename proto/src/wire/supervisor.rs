@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// One order with the number that its response repeats.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Request {
     /// Chosen by the agent, unique within a connection.
     pub id: u64,
@@ -25,7 +25,7 @@ pub struct Request {
 }
 
 /// What the agent may order. Everything is idempotent: an agent that restarted simply orders again.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Order {
     /// Answer with a [`Report`].
@@ -117,7 +117,7 @@ pub struct Upstream {
 }
 
 /// What initdb needs to know.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Initdb {
     /// Password of the superuser `postgres`, as a SCRAM verifier, never as clear text.
@@ -133,7 +133,7 @@ pub struct Initdb {
 }
 
 /// Settings and access rules of the server, complete each time.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ServerConfig {
     /// `name = value`, unquoted.
@@ -148,7 +148,7 @@ pub struct ServerConfig {
 }
 
 /// The answer to the request of the same id.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Response {
     /// Repeats the request's.
     pub id: u64,
@@ -157,7 +157,7 @@ pub struct Response {
 }
 
 /// What an accepted order answers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Answer {
     /// Done, or the job has begun.
@@ -171,7 +171,7 @@ pub enum Answer {
 }
 
 /// Why an order was not carried out.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Refusal {
     /// Whether the same order may succeed in a moment ("not yet").
@@ -181,7 +181,7 @@ pub struct Refusal {
 }
 
 /// Everything the supervisor knows, from memory: answering it touches no disk and no SQL.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
     /// This life of the container.
@@ -217,7 +217,7 @@ pub struct Report {
 }
 
 /// The data directory and the durable HA state beside it (ha.md section 2).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Data {
     /// The disk has not answered yet since the supervisor started, or another run's processes still hold it.
@@ -236,7 +236,7 @@ pub enum Data {
 }
 
 /// Values that are fsynced before anything that depends on them is answered.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Durable {
     /// Random name of this data.
@@ -252,7 +252,7 @@ pub struct Durable {
 }
 
 /// The server process.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Server {
     /// Proven: every process was reaped (`ECHILD`).
@@ -288,7 +288,7 @@ pub enum Server {
 }
 
 /// Why the server ended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Ended {
     /// By order.
@@ -300,7 +300,7 @@ pub enum Ended {
 }
 
 /// A job under way.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Job {
     /// Which.
@@ -330,7 +330,7 @@ pub enum JobKind {
 }
 
 /// How a job ended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct JobEnd {
     /// Which.
@@ -342,7 +342,7 @@ pub struct JobEnd {
 }
 
 /// The armed fence.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Fence {
     /// Epoch it belongs to.

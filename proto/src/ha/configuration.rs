@@ -1,0 +1,107 @@
+//! Configurations: whom a commit waited for, and so whom a new leader must have heard (ha.md sections 4.4 and 5).
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use super::sync_names::SyncNames;
+use crate::identity::{DataId, Epoch};
+
+/// Whom the commits of one primary wait for: they are on the primary *and* on `k` of `standbys`.
+///
+/// `k` = 0 is the fallback of `Preferred`: commits are on the primary alone.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Configuration {
+    /// Epoch in which it was written.
+    pub epoch: Epoch,
+    /// Data of the primary.
+    pub primary: DataId,
+    /// How many standbys a commit waits for.
+    pub k: u8,
+    /// S: who may be one of them.
+    pub standbys: BTreeSet<DataId>,
+}
+
+impl Configuration {
+    /// The configuration of a primary that nobody follows.
+    pub fn alone(epoch: Epoch, primary: DataId) -> Self {
+        Self { epoch, primary, k: 0, standbys: BTreeSet::new() }
+    }
+
+    /// Whether `answered` holds every commit acknowledged under this configuration: its primary, or
+    /// |S| - k + 1 of S.
+    ///
+    /// With k = 0 no set of standbys is enough. With k > |S| nothing was ever acknowledged, so anything is.
+    pub fn has_read_quorum(&self, answered: &BTreeSet<DataId>) -> bool {
+        let needed = (self.standbys.len() + 1).saturating_sub(usize::from(self.k));
+        answered.contains(&self.primary) || self.standbys.intersection(answered).count() >= needed
+    }
+
+    /// Whether every commit acknowledged from now on would be on `k` of these.
+    pub fn has_write_quorum(&self, flushed: &BTreeSet<DataId>) -> bool {
+        self.standbys.intersection(flushed).count() >= usize::from(self.k)
+    }
+
+    /// What the primary's server is told.
+    pub fn names(&self) -> SyncNames {
+        match self.k {
+            0 => SyncNames::Off,
+            k => SyncNames::any(k, &self.standbys),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::btree_set, prelude::*};
+
+    use super::*;
+
+    fn ids(numbers: &[u64]) -> BTreeSet<DataId> {
+        numbers.iter().copied().map(DataId).collect()
+    }
+
+    fn with(k: u8, standbys: &[u64]) -> Configuration {
+        Configuration { epoch: Epoch(1), primary: DataId(0), k, standbys: ids(standbys) }
+    }
+
+    #[test]
+    fn the_primary_alone_is_a_read_quorum() {
+        assert!(with(1, &[1, 2]).has_read_quorum(&ids(&[0])));
+        assert!(with(0, &[]).has_read_quorum(&ids(&[0])));
+    }
+
+    #[test]
+    fn nobody_but_the_primary_follows_a_fallback() {
+        assert!(!with(0, &[]).has_read_quorum(&ids(&[1, 2, 3])));
+        assert!(!with(0, &[1, 2]).has_read_quorum(&ids(&[1, 2])));
+    }
+
+    #[test]
+    fn a_strangers_data_never_counts() {
+        // Review S-3: a wiped and re-cloned member is somebody else.
+        assert!(!with(1, &[1, 2]).has_read_quorum(&ids(&[1, 9])));
+        assert!(with(1, &[1, 2]).has_read_quorum(&ids(&[1, 2])));
+    }
+
+    proptest! {
+        /// Whatever k of S acknowledged a commit, every read quorum of S has one of them.
+        #[test]
+        fn read_and_write_quorums_meet(
+            standbys in btree_set(1_u64..9, 1..9),
+            k in 1_u8..9,
+            writers in btree_set(1_u64..9, 0..9),
+            readers in btree_set(1_u64..9, 0..9),
+        ) {
+            let to_ids = |set: &BTreeSet<u64>| set.iter().copied().map(DataId).collect::<BTreeSet<_>>();
+            let configuration =
+                Configuration { epoch: Epoch(1), primary: DataId(0), k, standbys: to_ids(&standbys) };
+            let (writers, readers) = (to_ids(&writers), to_ids(&readers));
+            if configuration.has_write_quorum(&writers) && configuration.has_read_quorum(&readers) {
+                let acknowledged: BTreeSet<_> = configuration.standbys.intersection(&writers).collect();
+                prop_assert!(readers.iter().any(|reader| acknowledged.contains(reader)));
+            }
+        }
+    }
+}

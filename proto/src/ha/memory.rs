@@ -1,0 +1,224 @@
+//! What an agent remembers from decision to decision. All of it is volatile: an agent that restarts begins
+//! with `Memory::default()` and is safe (what must survive is in the Lease or beside PGDATA).
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use super::{
+    document::{Document, ReleaseReason},
+    lease::{ResourceVersion, Vacancy, WriteId},
+    question::SurveyId,
+};
+use crate::{
+    clock::BootTime,
+    identity::{DataId, Epoch, Holder, Ordinal},
+    postgres::{Lsn, WalPosition},
+};
+
+/// The whole of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Memory {
+    /// Own writes on the current version that may still land.
+    pub writes: Vec<PendingWrite>,
+    /// My tenure of the Lease.
+    pub tenure: Option<Tenure>,
+    /// A vacancy that I contend for.
+    pub contest: Option<Contest>,
+    /// My claim on its way to an open.
+    pub takeover: Option<Takeover>,
+    /// A planned stop of my leadership.
+    pub handover: Option<Handover>,
+    /// I do not contend before this, unless nobody else could lead.
+    pub stand_aside_until: Option<BootTime>,
+    /// Failed attempts in a row, for back-off.
+    pub failures: u32,
+    /// When things were last asked for (see [`Paced`]).
+    pub paced: BTreeMap<Paced, BootTime>,
+    /// Since when a standby of S is not streaming.
+    pub missing_since: BTreeMap<DataId, BootTime>,
+    /// Since when I follow a leader without receiving anything from it.
+    pub idle_since: Option<BootTime>,
+    /// Rewinds that failed in a row.
+    pub failed_rewinds: u32,
+    /// When the last job that failed ended: to count each failure once.
+    pub last_failure_at: Option<BootTime>,
+    /// Once-only things of my current epoch.
+    pub told: BTreeSet<Told>,
+    /// The last switchover request that was dealt with.
+    pub switchover_done: Option<u64>,
+    /// When I last saw a leader that was alive.
+    pub leader_seen_at: Option<BootTime>,
+}
+
+/// A write of mine whose answer is not known, or that is known to have landed only by seeing it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PendingWrite {
+    /// Its name.
+    pub id: WriteId,
+    /// When it was decided, which is before it was sent: what a deadline counts from.
+    pub at: BootTime,
+    /// The version that it replaces; `None` creates.
+    pub basis: Option<ResourceVersion>,
+    /// As whom.
+    pub holder: Option<Holder>,
+}
+
+/// What I know of my own leadership.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Tenure {
+    /// Which epoch.
+    pub epoch: Epoch,
+    /// When the last renewal that landed was decided (W2); the deadlines count from it.
+    pub renewed_at: BootTime,
+    /// Since when renewals have landed without a gap.
+    pub unbroken_since: BootTime,
+    /// L that the last landed version states.
+    pub duration: Duration,
+    /// The document of the last version seen, to recreate a Lease that vanished.
+    pub document: Document,
+    /// How the Lease had come free before my claim.
+    pub vacancy: Option<Vacancy>,
+    /// Where I promoted to, once seen.
+    pub promoted_at: Option<Lsn>,
+    /// Standbys of S that had everything when last looked, so that one of them could take over.
+    pub caught_up: BTreeSet<DataId>,
+}
+
+/// A vacancy that I contend for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Contest {
+    /// The version judged.
+    pub resource_version: ResourceVersion,
+    /// When I first saw it vacant.
+    pub since: BootTime,
+    /// When the leader was last known alive: what an outage counts from.
+    pub gone_since: BootTime,
+    /// The survey under way.
+    pub survey: Option<Survey>,
+}
+
+/// One round of questions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Survey {
+    /// Its name.
+    pub id: SurveyId,
+    /// When it began.
+    pub since: BootTime,
+}
+
+/// My claim on its way to an open.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Takeover {
+    /// The epoch claimed (or about to be).
+    pub epoch: Epoch,
+    /// When the claim was decided.
+    pub since: BootTime,
+    /// When the leader was last known alive.
+    pub gone_since: BootTime,
+    /// Who led before.
+    pub from: Option<Ordinal>,
+    /// Why it left, if it said so.
+    pub reason: Option<ReleaseReason>,
+    /// How the Lease had come free.
+    pub vacancy: Vacancy,
+    /// Who answered the survey, and so should answer the seal.
+    pub expected: BTreeSet<DataId>,
+    /// Sealed answers to this epoch, including my own.
+    pub sealed: BTreeMap<DataId, (Ordinal, WalPosition)>,
+    /// My own end must have been read after this (it moved when I caught up).
+    pub own_after: BootTime,
+    /// Since when I stream from a sealed member that is ahead.
+    pub catching_up: Option<BootTime>,
+    /// When my own server was sealed first; the patience with others counts from it.
+    pub own_sealed_at: Option<BootTime>,
+}
+
+/// A planned stop of my leadership.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Handover {
+    /// Why.
+    pub reason: ReleaseReason,
+    /// Who should lead next.
+    pub prefer: Option<Ordinal>,
+    /// The switchover request behind it.
+    pub request: Option<u64>,
+    /// When it began.
+    pub since: BootTime,
+    /// When the server was seen stopped.
+    pub stopped_at: Option<BootTime>,
+    /// The round of questions about the shutdown LSN.
+    pub survey: Option<Survey>,
+}
+
+/// What is done again and again with a pause between.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Paced {
+    /// A read of the Lease.
+    Read,
+    /// A write of the Lease.
+    Write,
+    /// A survey question to a member.
+    Survey(Ordinal),
+    /// A seal question to a member.
+    Seal(Ordinal),
+    /// An order to the supervisor.
+    Order(OrderKind),
+    /// Setting the synchronous names.
+    Names,
+    /// Seeing a commit wait.
+    Probe,
+    /// A local write.
+    Verify,
+    /// Making slots.
+    Slots,
+    /// Dropping a member's slot.
+    DropSlot(Ordinal),
+    /// Setting the label.
+    Label,
+    /// Clearing other pods' labels.
+    StaleLabels,
+    /// A checkpoint.
+    Checkpoint,
+}
+
+/// Orders by kind, for pacing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum OrderKind {
+    /// Arm
+    Arm,
+    /// Initdb
+    Initdb,
+    /// Clone
+    Clone,
+    /// Rewind
+    Rewind,
+    /// Start
+    Start,
+    /// Follow
+    Follow,
+    /// Seal
+    Seal,
+    /// EndOfWal
+    EndOfWal,
+    /// Promote
+    Promote,
+    /// Stop
+    Stop,
+    /// Kill
+    Kill,
+    /// Exit
+    Exit,
+}
+
+/// What is said once in an epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Told {
+    /// That I took over.
+    TookOver,
+    /// That durability was lost.
+    DurabilityLost,
+    /// A checkpoint was ordered.
+    Checkpoint,
+}

@@ -1,0 +1,82 @@
+//! What members ask each other (ha.md section 4). Bodies of the peer API.
+
+use serde::{Deserialize, Serialize};
+
+use super::lease::WriteId;
+use crate::{
+    identity::{DataId, Epoch},
+    postgres::{SystemIdentifier, WalPosition},
+};
+
+/// Names one round of a survey, so that an old answer is not taken for a new one. Unique like a write id, from
+/// which it is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SurveyId(pub WriteId);
+
+/// A question to a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Question {
+    /// Where does your WAL end? No effect on the member.
+    #[serde(rename_all = "camelCase")]
+    Survey {
+        /// Repeated by the asker to match the answer.
+        id: SurveyId,
+        /// The asker wants to lead because the Lease expired: who may have forgotten a promise must not
+        /// answer (L4).
+        expired: bool,
+    },
+    /// I have claimed `epoch`: acknowledge nothing lower, ever again, and say where your WAL ends.
+    #[serde(rename_all = "camelCase")]
+    Seal {
+        /// The claim's epoch.
+        epoch: Epoch,
+        /// As in the survey before the claim.
+        expired: bool,
+    },
+}
+
+/// A member's answer.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Reply {
+    /// To a survey: I have no data.
+    Empty,
+    /// To a survey.
+    Surveyed(Testimony),
+    /// To a seal: sealed for that epoch, with nothing left here that could acknowledge.
+    #[serde(rename_all = "camelCase")]
+    Sealed {
+        /// Whose WAL.
+        data_id: DataId,
+        /// Its exact end.
+        position: WalPosition,
+    },
+    /// Not now, or never.
+    Refused(Refused),
+}
+
+/// What a member says of its data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Testimony {
+    /// Name of the data.
+    pub data_id: DataId,
+    /// Of which cluster it is.
+    pub system_identifier: SystemIdentifier,
+    /// End of the last flushed record.
+    pub position: WalPosition,
+    /// Highest epoch sealed, followed or opened: a claim must be higher.
+    pub sealed: Epoch,
+}
+
+/// Why a member did not answer.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Refused {
+    /// Highest epoch sealed, followed or opened, if it is known: a claim must be higher.
+    pub sealed: Option<Epoch>,
+    /// For people.
+    pub why: String,
+}
