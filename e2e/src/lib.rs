@@ -1,3 +1,4 @@
 //! A real Kubernetes on one machine, faults for it, and the cluster tests of Matriarch.
 
+pub mod csi;
 pub mod images;

@@ -1,0 +1,124 @@
+//! The driver process: one for all nodes, since they share the machine's mounts. Each kubelet finds a socket of its
+//! own in its registry folder, and the sidecars one for the controller.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use futures::future::try_join_all;
+use tokio::{
+    net::UnixListener,
+    signal::unix::{SignalKind, signal},
+};
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::transport::{Server, server::Router};
+
+use super::{
+    DRIVER,
+    controller::ControllerService,
+    driver::Driver,
+    identity::IdentityService,
+    node::NodeService,
+    registration::RegistrationService,
+    rpc::{
+        controller::controller_server::ControllerServer, identity::identity_server::IdentityServer,
+        node::node_server::NodeServer, registration::registration_server::RegistrationServer,
+    },
+    store::Store,
+};
+
+/// Where the driver keeps volumes and whom it serves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setup {
+    /// The folder of volumes and snapshots.
+    pub folder: PathBuf,
+    /// The socket for the sidecars.
+    pub controller: PathBuf,
+    /// The root folder of each node's kubelet, by node name.
+    pub kubelets: BTreeMap<String, PathBuf>,
+}
+
+/// Why the driver ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// A socket could not be made.
+    #[error("listening on {socket} failed: its path may be at most 107 bytes long")]
+    Listen {
+        /// The socket.
+        socket: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The signal to end could not be awaited.
+    #[error("waiting for signals failed")]
+    Signals(#[source] io::Error),
+    /// A server failed.
+    #[error("serving {socket} failed")]
+    Serve {
+        /// The socket.
+        socket: PathBuf,
+        /// What went wrong.
+        #[source]
+        source: tonic::transport::Error,
+    },
+}
+
+/// The socket that the kubelet with this root folder finds the driver by.
+pub fn kubelet_socket(kubelet: &Path) -> PathBuf {
+    kubelet.join("plugins_registry").join(format!("{DRIVER}.sock"))
+}
+
+/// Serves until SIGTERM.
+pub async fn run(setup: Setup) -> Result<(), ServeError> {
+    let nodes = setup.kubelets.keys().cloned().collect();
+    let driver = Driver::new(Store::new(setup.folder), nodes);
+    let mut servers = vec![(setup.controller, controller_routes(&driver))];
+    for (node, kubelet) in setup.kubelets {
+        let socket = kubelet_socket(&kubelet);
+        let routes = node_routes(&driver, node, &socket);
+        servers.push((socket, routes));
+    }
+    let serving = servers.into_iter().map(|(socket, routes)| serve(socket, routes));
+    let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Signals)?;
+    tokio::select! {
+        ended = try_join_all(serving) => ended.map(drop),
+        _ = terminate.recv() => Ok(()),
+    }
+}
+
+fn controller_routes(driver: &Arc<Driver>) -> Router {
+    Server::builder()
+        .add_service(IdentityServer::new(IdentityService))
+        .add_service(ControllerServer::new(ControllerService(Arc::clone(driver))))
+}
+
+fn node_routes(driver: &Arc<Driver>, node: String, socket: &Path) -> Router {
+    let endpoint = socket.to_string_lossy().into_owned();
+    Server::builder()
+        .add_service(IdentityServer::new(IdentityService))
+        .add_service(RegistrationServer::new(RegistrationService { endpoint, node: node.clone() }))
+        .add_service(NodeServer::new(NodeService { driver: Arc::clone(driver), node }))
+}
+
+async fn serve(socket: PathBuf, routes: Router) -> Result<(), ServeError> {
+    let listener = listen(&socket).map_err(|source| ServeError::Listen { socket: socket.clone(), source })?;
+    tracing::info!(socket = %socket.display(), "listening");
+    let connections = UnixListenerStream::new(listener);
+    routes.serve_with_incoming(connections).await.map_err(|source| ServeError::Serve { socket, source })
+}
+
+/// Binds `socket`, in place of what an earlier process left there.
+fn listen(socket: &Path) -> io::Result<UnixListener> {
+    if let Some(folder) = socket.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    match std::fs::remove_file(socket) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    UnixListener::bind(socket)
+}
