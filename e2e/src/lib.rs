@@ -1,4 +1,5 @@
 //! A real Kubernetes on one machine, faults for it, and the cluster tests of Matriarch.
 
+pub mod cargo;
 pub mod csi;
 pub mod images;

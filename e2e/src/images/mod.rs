@@ -6,7 +6,9 @@
 
 mod base;
 mod containerd;
+mod dockerfile;
 pub mod oci;
+pub mod own;
 pub mod postgres;
 mod process;
 pub mod store;
@@ -19,12 +21,15 @@ use std::str::FromStr;
 use anyhow::{Context, Result};
 
 use self::oci::Image;
+use self::own::Program;
 use self::postgres::Release;
 use self::store::Store;
 
 /// An image that can be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Name {
+    /// A program of this project, compiled from the checkout.
+    Own(Program),
     /// A PostgreSQL server, named as the official image is.
     Postgres(Release),
     /// A shell and the usual small programs.
@@ -35,6 +40,7 @@ impl Name {
     /// The whole name that pods use.
     pub fn reference(self) -> String {
         match self {
+            Self::Own(program) => program.reference().to_owned(),
             Self::Postgres(release) => release.reference(),
             Self::Tools => tools::REFERENCE.to_owned(),
         }
@@ -50,9 +56,11 @@ impl fmt::Display for Name {
 impl FromStr for Name {
     type Err = anyhow::Error;
 
-    /// `tools`, or a PostgreSQL version such as `16.13` or `16`.
+    /// `agent`, `operator`, `tools`, or a PostgreSQL version such as `16.13` or `16`.
     fn from_str(text: &str) -> Result<Self> {
         match text {
+            "agent" => Ok(Self::Own(Program::Agent)),
+            "operator" => Ok(Self::Own(Program::Operator)),
             "tools" => Ok(Self::Tools),
             version => version.parse().map(Self::Postgres),
         }
@@ -63,19 +71,23 @@ impl FromStr for Name {
 /// that listens on one of `sockets`.
 pub async fn ensure(sockets: &[impl AsRef<Path>], names: &[Name]) -> Result<()> {
     let store = Store::open(&cache()?)?;
-    let mut images = Vec::new();
-    for name in names {
-        images.push(build(&store, *name).await?);
-    }
+    let images = build(&store, names).await?;
     containerd::ensure(&store, sockets, &images).await
 }
 
-/// The image in the store, built when it is not there yet.
-pub async fn build(store: &Store, name: Name) -> Result<Image> {
-    match name {
-        Name::Postgres(release) => postgres::image(store, release).await,
-        Name::Tools => tools::image(store).await,
+/// The images in the store, built where they are not there yet.
+pub async fn build(store: &Store, names: &[Name]) -> Result<Vec<Image>> {
+    let own =
+        names.iter().filter_map(|name| if let Name::Own(program) = name { Some(*program) } else { None });
+    let mut images = own::images(store, &own.collect::<Vec<_>>()).await?;
+    for name in names {
+        match name {
+            Name::Own(_) => {}
+            Name::Postgres(release) => images.push(postgres::image(store, *release).await?),
+            Name::Tools => images.push(tools::image(store).await?),
+        }
     }
+    Ok(images)
 }
 
 /// Where images are kept between runs.

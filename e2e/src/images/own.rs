@@ -1,0 +1,149 @@
+//! The images of the project's own programs: static binaries, as their Dockerfiles say.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use super::dockerfile;
+use super::oci::{Image, Start};
+use super::process::run;
+use super::store::{Owner, Store, digest_of};
+use crate::cargo::{cargo, workspace};
+
+/// The name that pods give the agent's image.
+pub const AGENT: &str = "docker.io/matriarch/agent:dev";
+/// The name that pods give the operator's image.
+pub const OPERATOR: &str = "docker.io/matriarch/operator:dev";
+
+const TARGET: &str = "x86_64-unknown-linux-musl";
+/// 350 crates, optimised and linked as one, on two cores that may be busy: about ten minutes.
+const BUILD_LIMIT: Duration = Duration::from_mins(45);
+
+/// A program of the project that has an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Program {
+    /// Runs in every database pod.
+    Agent,
+    /// Runs once for the cluster.
+    Operator,
+}
+
+impl Program {
+    /// The whole name of its image.
+    pub fn reference(self) -> &'static str {
+        match self {
+            Self::Agent => AGENT,
+            Self::Operator => OPERATOR,
+        }
+    }
+
+    fn package(self) -> &'static str {
+        match self {
+            Self::Agent => "agent",
+            Self::Operator => "operator",
+        }
+    }
+
+    fn dockerfile(self) -> PathBuf {
+        match self {
+            Self::Agent => workspace().join("Dockerfile.agent"),
+            Self::Operator => workspace().join("Dockerfile.operator"),
+        }
+    }
+}
+
+/// Compiles `programs`, which costs nothing where nothing has changed, and makes their images.
+pub async fn images(store: &Store, programs: &[Program]) -> Result<Vec<Image>> {
+    if programs.is_empty() {
+        return Ok(Vec::new());
+    }
+    let binaries = compile(programs).await?;
+    let mut images = Vec::new();
+    for program in programs {
+        let binary = binaries.get(program.package());
+        let binary = binary.with_context(|| format!("cargo built no program {}", program.package()))?;
+        images.push(image(store, *program, binary).await?);
+    }
+    Ok(images)
+}
+
+async fn compile(programs: &[Program]) -> Result<BTreeMap<String, PathBuf>> {
+    let mut command = cargo();
+    command.args(["build", "--locked", "--profile=dist", "--target", TARGET]);
+    command.arg("--message-format=json-render-diagnostics");
+    for program in programs {
+        command.args(["--package", program.package()]);
+    }
+    // Without the paths of this machine, the same sources give the same program on another one.
+    command.env("RUSTFLAGS", format!("--remap-path-prefix={}=/cargo", cargo_home()?.display()));
+    let messages = run(&mut command, BUILD_LIMIT).await?;
+    Ok(messages.lines().filter_map(executable).collect())
+}
+
+fn cargo_home() -> Result<PathBuf> {
+    match std::env::var_os("CARGO_HOME") {
+        Some(home) => Ok(home.into()),
+        None => Ok(std::env::home_dir().context("no HOME: set CARGO_HOME")?.join(".cargo")),
+    }
+}
+
+/// The name and path of a program out of one of cargo's messages.
+fn executable(message: &str) -> Option<(String, PathBuf)> {
+    let message: Value = serde_json::from_str(message).ok()?;
+    let path = PathBuf::from(message["executable"].as_str()?);
+    Some((message["target"]["name"].as_str()?.to_owned(), path))
+}
+
+async fn image(store: &Store, program: Program, binary: &Path) -> Result<Image> {
+    let source = program.dockerfile();
+    let text = fs::read_to_string(&source).with_context(|| format!("cannot read {}", source.display()))?;
+    let said = dockerfile::parse(&text).with_context(|| format!("cannot use {}", source.display()))?;
+    let folder = binary.parent().context("a program has no folder")?;
+    let mut key = vec!["program".to_owned()];
+    for (from, to) in &said.copies {
+        key.push(format!("{to} {}", digest_of(&mut fs::File::open(folder.join(from))?)?));
+    }
+    let fill = async |files: &Path| copy(&said.copies, folder, files);
+    let layer = store.layer(&key.join(" "), Owner::Root, fill).await?;
+    let start = Start { user: said.user.clone(), entrypoint: said.entrypoint.clone(), ..Start::default() };
+    Image::assemble(store, program.reference(), vec![layer], &start)
+}
+
+fn copy(copies: &[(String, String)], folder: &Path, files: &Path) -> Result<()> {
+    fs::set_permissions(files, fs::Permissions::from_mode(0o755))?;
+    for (from, to) in copies {
+        let to = files.join(to.trim_start_matches('/'));
+        fs::create_dir_all(to.parent().unwrap_or(files))?;
+        fs::copy(folder.join(from), &to).with_context(|| format!("cannot copy {from} into the image"))?;
+        fs::set_permissions(&to, fs::Permissions::from_mode(0o755))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_dockerfiles_are_understood() {
+        for program in [Program::Agent, Program::Operator] {
+            let text = fs::read_to_string(program.dockerfile()).unwrap();
+            let file = dockerfile::parse(&text).unwrap();
+            assert_eq!(file.copies[0].0, program.package());
+            assert_eq!(file.user, "65532:65532", "{}", program.dockerfile().display());
+        }
+    }
+
+    #[test]
+    fn programs_are_found_in_what_cargo_says() {
+        let line = r#"{"reason":"compiler-artifact","target":{"name":"agent"},"executable":"/t/agent"}"#;
+        assert_eq!(executable(line), Some(("agent".to_owned(), PathBuf::from("/t/agent"))));
+        let library = r#"{"reason":"compiler-artifact","target":{"name":"proto"},"executable":null}"#;
+        assert_eq!(executable(library), None);
+    }
+}
