@@ -221,7 +221,7 @@ mod tests {
         );
         assert_eq!((valid.sync_timeout, valid.max_lag_bytes), (Duration::from_secs(10), 16 << 20));
         assert_eq!((valid.app_database.as_str(), valid.deletion_policy), ("app", DeletionPolicy::Retain));
-        assert_eq!(valid.image, "docker.io/library/postgres:16.13");
+        assert_eq!(valid.image, "docker.io/library/postgres:16.15");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 /// Newest minor release per supported major. A major leaves the table when the PostgreSQL project stops
 /// mending it.
-const NEWEST_MINOR: [(u8, u8); 5] = [(14, 22), (15, 17), (16, 13), (17, 9), (18, 3)];
+const NEWEST_MINOR: [(u8, u8); 5] = [(14, 23), (15, 19), (16, 15), (17, 11), (18, 6)];
 
 /// A complete version of a supported major.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn a_major_alone_means_its_newest_minor() {
-        assert_eq!("16".parse::<Version>().unwrap().to_string(), "16.13");
+        assert_eq!("16".parse::<Version>().unwrap().to_string(), "16.15");
         assert_eq!("16.3".parse::<Version>().unwrap().to_string(), "16.3");
     }
 
