@@ -113,7 +113,7 @@ pub const RESERVED: [Reserved; 9] = [
             "syslog_facility",
             "syslog_ident",
         ],
-        instead: "would hide the log, which goes to the container's output: remove it and read kubectl logs",
+        instead: "would hide the log, which goes to the output of the container: remove it and read kubectl logs",
     },
 ];
 
