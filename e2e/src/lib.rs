@@ -4,3 +4,4 @@ pub mod cargo;
 pub mod csi;
 pub mod images;
 pub mod scenario;
+pub mod lab;

@@ -1,5 +1,96 @@
 //! `lab`: the command that people and CI use to drive the local Kubernetes.
 
-fn main() -> anyhow::Result<()> {
-    anyhow::bail!("no subcommand yet")
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, Subcommand};
+use e2e::lab::Lab;
+
+/// A real Kubernetes with three nodes on this machine, and faults for it.
+#[derive(Parser)]
+#[command(name = "lab", version)]
+struct Arguments {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Makes the lab, or starts what has ended of it; prints the path of its kubeconfig
+    Up,
+    /// Removes the lab and everything in it
+    Down,
+    /// Says what runs; fails if something does not
+    Status,
+    /// Imports the images of a docker-archive or oci-archive on every node
+    LoadImage { archive: PathBuf },
+    /// Starts a shell with kubectl in PATH and KUBECONFIG set
+    Shell,
+    /// Runs kubectl against the lab
+    Kubectl {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match act(Arguments::parse().action).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lab: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn act(action: Action) -> Result<()> {
+    match action {
+        Action::Up => up().await,
+        Action::Down => Lab::down().await,
+        Action::Status => status().await,
+        Action::LoadImage { archive } => Lab::attach().await?.load_image(&archive).await,
+        Action::Shell => shell().await,
+        Action::Kubectl { arguments } => kubectl(&arguments).await,
+    }
+}
+
+async fn up() -> Result<()> {
+    let start = Instant::now();
+    let lab = Lab::up().await?;
+    eprintln!("lab: up after {:.1} s; its kubeconfig:", start.elapsed().as_secs_f32());
+    println!("{}", lab.kubeconfig().display());
+    Ok(())
+}
+
+async fn status() -> Result<()> {
+    let status = Lab::status().await?;
+    println!("{status}");
+    if !status.is_whole() {
+        bail!("not everything runs: `cargo lab up` starts what has ended");
+    }
+    Ok(())
+}
+
+async fn shell() -> Result<()> {
+    let shell = std::env::var("SHELL").unwrap_or_else(|_| "/bin/sh".into());
+    replace_by(&Lab::attach().await?, Command::new(shell))
+}
+
+async fn kubectl(arguments: &[String]) -> Result<()> {
+    let lab = Lab::attach().await?;
+    let mut kubectl = Command::new(lab.programs().join("kubectl"));
+    kubectl.args(arguments);
+    replace_by(&lab, kubectl)
+}
+
+/// Becomes another program, in the lab's environment.
+fn replace_by(lab: &Lab, mut command: Command) -> Result<()> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::iter::once(lab.programs().to_owned()).chain(std::env::split_paths(&path));
+    command.env("KUBECONFIG", lab.kubeconfig()).env("PATH", std::env::join_paths(folders)?);
+    Err(command.exec()).with_context(|| format!("cannot run {}", command.get_program().display()))
 }

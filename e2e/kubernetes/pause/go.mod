@@ -1,0 +1,3 @@
+module matriarch/lab/pause
+
+go 1.25.0

@@ -1,0 +1,27 @@
+//! Where the lab keeps everything: one folder, so that what is under it is the lab's and nothing else is.
+
+use std::path::PathBuf;
+
+/// The lab's folder. A fixed path, since there is one lab on a machine, and short, since the paths of
+/// Unix sockets (of the CSI drivers most of all) may have 107 bytes at most.
+pub const ROOT: &str = "/var/lib/matriarch-lab";
+
+/// A file or folder of the lab.
+pub fn at(relative: &str) -> PathBuf {
+    PathBuf::from(ROOT).join(relative)
+}
+
+/// The kubeconfig of the cluster's administrator.
+pub fn kubeconfig() -> PathBuf {
+    at("admin.kubeconfig")
+}
+
+/// Written when everything has been started once: without it, what is there is half a lab.
+pub fn complete() -> PathBuf {
+    at("complete")
+}
+
+/// The log of a process.
+pub fn log(process: &str) -> PathBuf {
+    at(&format!("logs/{process}.log"))
+}
