@@ -3,5 +3,6 @@
 pub mod cargo;
 pub mod csi;
 pub mod images;
-pub mod scenario;
 pub mod lab;
+pub mod scenario;
+pub mod suite;

@@ -1,13 +1,15 @@
 //! `lab`: the command that people and CI use to drive the local Kubernetes.
 
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
+use e2e::images;
 use e2e::lab::Lab;
+use e2e::suite;
 
 /// A real Kubernetes with three nodes on this machine, and faults for it.
 #[derive(Parser)]
@@ -25,8 +27,14 @@ enum Action {
     Down,
     /// Says what runs; fails if something does not
     Status,
-    /// Imports the images of a docker-archive or oci-archive on every node
-    LoadImage { archive: PathBuf },
+    /// Imports images on every node
+    LoadImage {
+        /// agent, operator, tools, s3, a PostgreSQL version such as 16.13 or 16, or the path of an archive
+        #[arg(required = true)]
+        images: Vec<String>,
+    },
+    /// Runs every check and test; brings the lab up and takes it down where there was none
+    Test(suite::Options),
     /// Starts a shell with kubectl in PATH and KUBECONFIG set
     Shell,
     /// Runs kubectl against the lab
@@ -52,7 +60,8 @@ async fn act(action: Action) -> Result<()> {
         Action::Up => up().await,
         Action::Down => Lab::down().await,
         Action::Status => status().await,
-        Action::LoadImage { archive } => Lab::attach().await?.load_image(&archive).await,
+        Action::LoadImage { images } => load_images(&images).await,
+        Action::Test(options) => test(options).await,
         Action::Shell => shell().await,
         Action::Kubectl { arguments } => kubectl(&arguments).await,
     }
@@ -73,6 +82,25 @@ async fn status() -> Result<()> {
         bail!("not everything runs: `cargo lab up` starts what has ended");
     }
     Ok(())
+}
+
+async fn load_images(names: &[String]) -> Result<()> {
+    let lab = Lab::attach().await?;
+    let (archives, names): (Vec<&String>, Vec<&String>) =
+        names.iter().partition(|name| Path::new(name).is_file());
+    for archive in archives {
+        lab.load_image(Path::new(archive)).await?;
+    }
+    let names: Vec<images::Name> = names.iter().map(|name| name.parse()).collect::<Result<_>>()?;
+    images::ensure(&lab, &names).await
+}
+
+/// Ends the process itself: its last line is the result, which an error message would follow.
+async fn test(options: suite::Options) -> Result<()> {
+    match suite::run(options).await? {
+        true => Ok(()),
+        false => std::process::exit(1),
+    }
 }
 
 async fn shell() -> Result<()> {

@@ -3,11 +3,12 @@
 use std::process::Command;
 
 use e2e::images::{self, oci, store::Store};
+use e2e::lab::cache;
 
 #[tokio::test]
 #[ignore = "needs root, debootstrap and the package mirrors"]
 async fn an_archive_of_postgresql_holds_its_programs() {
-    let store = Store::open(&images::cache().unwrap()).unwrap();
+    let store = Store::open(&cache::root().unwrap().join("images")).unwrap();
     let [image] = &images::build(&store, &["16.13".parse().unwrap()]).await.unwrap()[..] else {
         unreachable!()
     };

@@ -8,14 +8,17 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tokio::process::Command;
 
-use super::process::run;
 use super::store::{Blob, Owner, Store};
+use crate::lab::command::output;
+use crate::lab::packages::{self, Package};
 
 /// Part of the cache key: raise it when what this file does changes.
 const RECIPE: u32 = 1;
 const SUITE: &str = "bookworm";
 /// What the PostgreSQL programs are linked to beyond Debian's minimum.
 const LIBRARIES: &str = "libssl3,libgssapi-krb5-2,libxml2,libreadline8,libicu72";
+/// What builds it.
+const PACKAGES: &[Package] = &[Package { name: "debootstrap", provides: "debootstrap" }];
 /// debootstrap takes half a minute; the rest is room for a slow mirror.
 const DEBOOTSTRAP_LIMIT: Duration = Duration::from_mins(10);
 /// The user of the official image.
@@ -43,9 +46,10 @@ pub(super) async fn layer(store: &Store) -> Result<Blob> {
 }
 
 async fn fill(files: &Path) -> Result<()> {
+    packages::ensure(PACKAGES).await?;
     let mut command = Command::new("debootstrap");
     command.args(["--variant=minbase", &format!("--include={LIBRARIES}"), SUITE]).arg(files);
-    run(&mut command, DEBOOTSTRAP_LIMIT).await?;
+    output(command, DEBOOTSTRAP_LIMIT).await?;
     for name in REMOVED {
         remove(&files.join(name))?;
     }

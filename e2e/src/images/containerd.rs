@@ -9,8 +9,8 @@ use futures::future::try_join_all;
 use tokio::process::Command;
 
 use super::oci::{Image, write_archive};
-use super::process::run;
 use super::store::Store;
+use crate::lab::command::output;
 
 /// The namespace of containerd in which the kubelet looks.
 const NAMESPACE: &str = "k8s.io";
@@ -25,7 +25,7 @@ pub(super) async fn ensure(store: &Store, sockets: &[impl AsRef<Path>], images: 
 }
 
 async fn ensure_on(store: &Store, socket: &Path, images: &[Image]) -> Result<()> {
-    let present = parse_list(&run(ctr(socket).args(["images", "list"]), LIST_LIMIT).await?);
+    let present = parse_list(&output(ctr(socket, &["list"]), LIST_LIMIT).await?);
     let has = |image: &Image| present.get(&image.reference) == Some(&image.manifest.digest);
     let missing: Vec<Image> = images.iter().filter(|image| !has(image)).cloned().collect();
     if missing.is_empty() {
@@ -33,15 +33,17 @@ async fn ensure_on(store: &Store, socket: &Path, images: &[Image]) -> Result<()>
     }
     let archive = tempfile::Builder::new().prefix("import-").suffix(".tar").tempfile_in(store.partial())?;
     write_archive(store, &missing, archive.path()).await?;
-    run(ctr(socket).args(["images", "import"]).arg(archive.path()), IMPORT_LIMIT)
+    let mut import = ctr(socket, &["import"]);
+    import.arg(archive.path());
+    output(import, IMPORT_LIMIT)
         .await
         .with_context(|| format!("cannot import images into {}", socket.display()))?;
     Ok(())
 }
 
-fn ctr(socket: &Path) -> Command {
+fn ctr(socket: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new("ctr");
-    command.arg("--address").arg(socket).args(["--namespace", NAMESPACE]);
+    command.arg("--address").arg(socket).args(["--namespace", NAMESPACE, "images"]).args(arguments);
     command
 }
 

@@ -10,20 +10,20 @@ mod dockerfile;
 pub mod oci;
 pub mod own;
 pub mod postgres;
-mod process;
 pub mod store;
 pub mod tools;
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use self::oci::Image;
 use self::own::Program;
 use self::postgres::Release;
 use self::store::Store;
+use crate::lab::{Lab, Node, cache};
 
 /// An image that can be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -67,12 +67,13 @@ impl FromStr for Name {
     }
 }
 
-/// Builds what the cache does not hold of `names`, and imports what is missing into every containerd
-/// that listens on one of `sockets`.
-pub async fn ensure(sockets: &[impl AsRef<Path>], names: &[Name]) -> Result<()> {
-    let store = Store::open(&cache()?)?;
+/// Makes all nodes of the lab have the images of these `names`: builds what is not in the cache and
+/// imports what a node does not have, so it may be called before each test.
+pub async fn ensure(lab: &Lab, names: &[Name]) -> Result<()> {
+    let store = Store::open(&cache::root()?.join("images"))?;
     let images = build(&store, names).await?;
-    containerd::ensure(&store, sockets, &images).await
+    let sockets: Vec<PathBuf> = lab.nodes().iter().map(Node::containerd_socket).collect();
+    containerd::ensure(&store, &sockets, &images).await
 }
 
 /// The images in the store, built where they are not there yet.
@@ -88,13 +89,4 @@ pub async fn build(store: &Store, names: &[Name]) -> Result<Vec<Image>> {
         }
     }
     Ok(images)
-}
-
-/// Where images are kept between runs.
-pub fn cache() -> Result<PathBuf> {
-    let root = match std::env::var_os("MATRIARCH_CACHE") {
-        Some(root) => PathBuf::from(root),
-        None => std::env::home_dir().context("no HOME: set MATRIARCH_CACHE")?.join(".cache/matriarch"),
-    };
-    Ok(root.join("images"))
 }

@@ -8,8 +8,8 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-use super::process::run;
 use super::store::{Blob, Store};
+use crate::lab::command::output;
 
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -86,7 +86,7 @@ pub async fn write_archive(store: &Store, images: &[Image], path: &Path) -> Resu
     command.args(["--create", "--format=gnu", "--mtime=@0", "--numeric-owner", "--owner=0", "--group=0"]);
     command.arg("--file").arg(path).arg("--directory").arg(&head).args(["oci-layout", "index.json"]);
     command.arg("--directory").arg(store.root()).args(blobs);
-    run(&mut command, TAR_LIMIT).await?;
+    output(command, TAR_LIMIT).await?;
     fs::remove_dir_all(&head).with_context(|| format!("cannot remove {}", head.display()))
 }
 
@@ -163,7 +163,9 @@ mod tests {
         let two = Image::assemble(&store, "docker.io/library/two:1", layers, &Start::default()).unwrap();
         let path = folder.path().join("two.tar");
         write_archive(&store, &[one.clone(), two.clone()], &path).await.unwrap();
-        let names = run(Command::new("tar").arg("-tf").arg(&path), TAR_LIMIT).await.unwrap();
+        let mut list = Command::new("tar");
+        list.arg("--list").arg("--file").arg(&path);
+        let names = output(list, TAR_LIMIT).await.unwrap();
         assert_eq!(names.matches(one.layers[0].layout_path().as_str()).count(), 1, "{names}");
         assert_eq!(
             names.lines().count(),

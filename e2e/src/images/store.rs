@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::process::Command;
 
-use super::process::run;
+use crate::lab::{command::output, progress};
 
 /// Packing a layer reads at most a few hundred MB from the page cache.
 const TAR_LIMIT: Duration = Duration::from_mins(3);
@@ -73,7 +73,7 @@ impl Store {
         let work = self.empty_work_directory()?;
         let files = work.join("files");
         fs::create_dir(&files)?;
-        fill(&files).await?;
+        progress::of(&format!("building an image layer: {key}"), fill(&files)).await?;
         let blob = self.pack(&files, &work.join("layer.tar"), owner).await?;
         fs::write(work.join("record"), serde_json::to_vec(&blob)?)?;
         fs::rename(work.join("record"), &record)?;
@@ -144,7 +144,7 @@ impl Store {
             command.args(["--owner=0", "--group=0"]);
         }
         command.arg("--file").arg(tar).arg("--directory").arg(files).arg(".");
-        run(&mut command, TAR_LIMIT).await?;
+        output(command, TAR_LIMIT).await?;
         let mut file = fs::File::open(tar)?;
         let blob = Blob { digest: digest_of(&mut file)?, size: file.metadata()?.len() };
         fs::rename(tar, self.path(&blob))?;

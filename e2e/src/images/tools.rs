@@ -9,8 +9,8 @@ use anyhow::{Context, Result};
 use tokio::process::Command;
 
 use super::oci::{Image, Start};
-use super::process::run;
 use super::store::{Owner, Store};
+use crate::lab::command::output;
 
 /// The name that pods use.
 pub const REFERENCE: &str = "docker.io/matriarch/tools:dev";
@@ -42,11 +42,12 @@ async fn fill(files: &Path) -> Result<()> {
     download
         .args(["--option", "APT::Sandbox::User=root", "download", "busybox-static"])
         .current_dir(&scratch);
-    run(&mut download, DOWNLOAD_LIMIT).await?;
+    output(download, DOWNLOAD_LIMIT).await?;
     let package = fs::read_dir(&scratch)?.next().context("apt-get downloaded nothing")??.path();
     let unpacked = files.with_file_name("unpacked");
     let mut unpack = Command::new("dpkg-deb");
-    run(unpack.arg("--extract").arg(package).arg(&unpacked), DOWNLOAD_LIMIT).await?;
+    unpack.arg("--extract").arg(package).arg(&unpacked);
+    output(unpack, DOWNLOAD_LIMIT).await?;
     for folder in ["bin", "etc", "tmp"] {
         fs::create_dir(files.join(folder))?;
     }
@@ -54,7 +55,9 @@ async fn fill(files: &Path) -> Result<()> {
     fs::write(files.join("etc/passwd"), "root:x:0:0::/:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n")?;
     let busybox = files.join("bin/busybox");
     fs::copy(unpacked.join("bin/busybox"), &busybox).context("the package has no bin/busybox")?;
-    for name in run(Command::new(&busybox).arg("--list"), DOWNLOAD_LIMIT).await?.lines() {
+    let mut list = Command::new(&busybox);
+    list.arg("--list");
+    for name in output(list, DOWNLOAD_LIMIT).await?.lines() {
         if name != "busybox" {
             symlink("busybox", files.join("bin").join(name))?;
         }
