@@ -112,11 +112,7 @@ impl Document {
 
     fn contradiction(&self) -> Option<&'static str> {
         let ids: BTreeSet<_> = self.members.values().collect();
-        let rising = |pair: &[Opening]| {
-            pair[0].epoch < pair[1].epoch
-                && pair[0].timeline < pair[1].timeline
-                && pair[0].switch <= pair[1].switch
-        };
+        let rising = |pair: &[Opening]| pair[0].epoch < pair[1].epoch && pair[0].timeline < pair[1].timeline;
         let checks = [
             (self.members.len() > MAX_MEMBERS, "more members than a Database can have"),
             (self.members.keys().any(|ordinal| usize::from(ordinal.0) >= MAX_MEMBERS), "an ordinal above 8"),

@@ -14,7 +14,8 @@ use super::{
 use crate::{
     clock::BootTime,
     identity::{DataId, Epoch, Holder, Ordinal},
-    postgres::{Lsn, WalPosition},
+    postgres::WalPosition,
+    wire::http::Role,
 };
 
 /// The whole of it.
@@ -32,8 +33,10 @@ pub struct Memory {
     pub handover: Option<Handover>,
     /// I do not contend before this, unless nobody else could lead.
     pub stand_aside_until: Option<BootTime>,
-    /// Failed attempts in a row, for back-off.
+    /// Failed attempts to lead in a row, for back-off.
     pub failures: u32,
+    /// The epoch whose failure was counted last.
+    pub failure_counted: Option<Epoch>,
     /// When things were last asked for (see [`Paced`]).
     pub paced: BTreeMap<Paced, BootTime>,
     /// Since when a standby of S is not streaming.
@@ -42,14 +45,26 @@ pub struct Memory {
     pub idle_since: Option<BootTime>,
     /// Rewinds that failed in a row.
     pub failed_rewinds: u32,
-    /// When the last job that failed ended: to count each failure once.
-    pub last_failure_at: Option<BootTime>,
+    /// When the last rewind, clone or initdb ended that was taken note of.
+    pub remade_at: Option<BootTime>,
+    /// The leader's epoch that my data was rewound to or cloned from: it only has to follow.
+    pub joined: Option<Epoch>,
+    /// My data is being given up for a copy of the leader's.
+    pub recloning: bool,
+    /// Since when my server has been starting.
+    pub starting_since: Option<BootTime>,
     /// Once-only things of my current epoch.
     pub told: BTreeSet<Told>,
     /// The last switchover request that was dealt with.
     pub switchover_done: Option<u64>,
     /// When I last saw a leader that was alive.
     pub leader_seen_at: Option<BootTime>,
+    /// My running server has streamed from a leader.
+    pub followed: bool,
+    /// The role that the label was last set to.
+    pub labelled: Option<Role>,
+    /// Since when I look for data among members of a Database that was never initialised.
+    pub bootstrap: Option<Survey>,
 }
 
 /// A write of mine whose answer is not known, or that is known to have landed only by seeing it.
@@ -78,10 +93,6 @@ pub struct Tenure {
     pub duration: Duration,
     /// The document of the last version seen, to recreate a Lease that vanished.
     pub document: Document,
-    /// How the Lease had come free before my claim.
-    pub vacancy: Option<Vacancy>,
-    /// Where I promoted to, once seen.
-    pub promoted_at: Option<Lsn>,
     /// Standbys of S that had everything when last looked, so that one of them could take over.
     pub caught_up: BTreeSet<DataId>,
 }

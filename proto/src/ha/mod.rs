@@ -25,29 +25,28 @@ pub mod question;
 pub mod sync_names;
 pub mod view;
 
+mod ancestry;
 mod answer;
+mod bootstrap;
+mod contest;
+mod follow;
+mod handover;
+mod lead;
+mod members;
+mod renewal;
+mod standing;
+mod sync;
+mod takeover;
+mod turn;
 
+pub use ancestry::{Fate, fate};
 pub use answer::{Response, answer, conclude};
-
-use crate::{identity::Epoch, wire::http::Role};
 
 /// What an agent that remembers `memory` and observes `view` does next.
 pub fn decide(memory: &memory::Memory, view: &view::View) -> action::Decision {
-    let epoch = match &view.lease.sighting {
-        lease::Sighting::Seen(observed) => observed.version.epoch,
-        lease::Sighting::NotYet | lease::Sighting::Missing(_) => Epoch::default(),
-    };
-    action::Decision {
-        memory: memory.clone(),
-        actions: vec![action::Action::ReadLease],
-        summary: action::Summary {
-            role: Role::None,
-            epoch,
-            leader: None,
-            doing: "reading the Lease".to_owned(),
-            durable: None,
-            failover_blocked: None,
-            lease_valid_until: None,
-        },
-    }
+    let mut turn = turn::Turn::new(memory, view);
+    renewal::settle(&mut turn);
+    standing::act(&mut turn);
+    standing::label(&mut turn);
+    action::Decision { memory: turn.memory, actions: turn.actions, summary: turn.summary }
 }

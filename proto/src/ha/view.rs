@@ -142,6 +142,8 @@ pub struct Verified {
     pub names: String,
     /// The end of WAL, read after the write.
     pub lsn: Lsn,
+    /// When it was begun.
+    pub at: BootTime,
 }
 
 /// A standby attached to my server.
