@@ -6,9 +6,9 @@
 //! | `supervise` | PID 1 of `postgres` | owns every `PostgreSQL` process and enforces the fence |
 //! | `run` | native sidecar | lease, elections, labels, HTTP; tells the supervisor what to do |
 
-#[allow(dead_code)] // both parts that follow read it
 mod boot_clock;
 mod install;
+mod supervisor;
 
 use std::path::PathBuf;
 
@@ -30,11 +30,29 @@ enum Command {
         #[arg(default_value = proto::pod::INSTALLED_AGENT)]
         target: PathBuf,
     },
+    /// Own PostgreSQL as PID 1 of its container
+    Supervise(supervisor::Layout),
+    /// Started by `supervise`: enforces the same fence from a second process
+    #[command(hide = true)]
+    Twin,
 }
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     match arguments.command {
         Command::Install { target } => install::install(&target).context("installing the agent"),
+        Command::Supervise(layout) => {
+            log_to_stderr();
+            supervisor::run(layout)
+        }
+        Command::Twin => supervisor::twin::run().context("enforcing the fence"),
     }
+}
+
+/// Lines of JSON on standard error; `RUST_LOG` chooses what.
+fn log_to_stderr() {
+    let filter = tracing_subscriber::EnvFilter::builder()
+        .with_default_directive(tracing::level_filters::LevelFilter::INFO.into())
+        .from_env_lossy();
+    tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(std::io::stderr).init();
 }
