@@ -1,0 +1,62 @@
+//! What the agents of one Database may do: its own Lease, its own pods' labels, its own ConfigMap.
+
+use k8s_openapi::api::{
+    core::v1::ServiceAccount,
+    rbac::v1::{PolicyRule, Role, RoleBinding, RoleRef, Subject},
+};
+use proto::identity::Ordinal;
+
+use super::config_map_name;
+use crate::cluster::{Cluster, MAX_REPLICAS};
+
+/// The pods' identity. Only the agent's container gets a token, by a projected volume.
+pub(super) fn service_account(cluster: &Cluster) -> ServiceAccount {
+    ServiceAccount {
+        metadata: cluster.owned(cluster.name.to_string()),
+        automount_service_account_token: Some(false),
+        ..ServiceAccount::default()
+    }
+}
+
+/// Everything by name, except what cannot be: creating has no name to check.
+pub(super) fn role(cluster: &Cluster) -> Role {
+    let name = cluster.name.to_string();
+    let pods = (0..MAX_REPLICAS).map(|ordinal| cluster.name.pod(Ordinal(ordinal))).collect();
+    let rules = vec![
+        rule("coordination.k8s.io", "leases", &["get", "list", "watch", "update"], Some(vec![name])),
+        // W4: the valid holder makes a deleted Lease again.
+        rule("coordination.k8s.io", "leases", &["create"], None),
+        rule("", "pods", &["get", "patch"], Some(pods)),
+        rule("", "configmaps", &["get", "list", "watch"], Some(vec![config_map_name(cluster)])),
+        rule("events.k8s.io", "events", &["create", "patch"], None),
+    ];
+    Role { metadata: cluster.owned(cluster.name.to_string()), rules: Some(rules) }
+}
+
+/// Gives the role to the pods.
+pub(super) fn role_binding(cluster: &Cluster) -> RoleBinding {
+    RoleBinding {
+        metadata: cluster.owned(cluster.name.to_string()),
+        role_ref: RoleRef {
+            api_group: "rbac.authorization.k8s.io".to_owned(),
+            kind: "Role".to_owned(),
+            name: cluster.name.to_string(),
+        },
+        subjects: Some(vec![Subject {
+            kind: "ServiceAccount".to_owned(),
+            name: cluster.name.to_string(),
+            namespace: Some(cluster.namespace.clone()),
+            ..Subject::default()
+        }]),
+    }
+}
+
+fn rule(group: &str, resource: &str, verbs: &[&str], names: Option<Vec<String>>) -> PolicyRule {
+    PolicyRule {
+        api_groups: Some(vec![group.to_owned()]),
+        resources: Some(vec![resource.to_owned()]),
+        resource_names: names,
+        verbs: verbs.iter().map(|verb| (*verb).to_owned()).collect(),
+        ..PolicyRule::default()
+    }
+}

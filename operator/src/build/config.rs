@@ -1,0 +1,51 @@
+//! The ConfigMap from which the agents learn what is wanted of them.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use proto::{pod::CONFIG_FILE, wire::config::AgentConfig};
+
+use super::Shape;
+use crate::{cluster::Cluster, digest::digest};
+
+/// Name of the ConfigMap.
+pub(crate) fn config_map_name(cluster: &Cluster) -> String {
+    cluster.name.child("config")
+}
+
+/// The ConfigMap.
+pub(super) fn config_map(cluster: &Cluster, shape: &Shape) -> ConfigMap {
+    let config = agent_config(cluster, shape);
+    // Plain strings, numbers and lists: serialising them has no way to fail.
+    let json = serde_json::to_string_pretty(&config).unwrap_or_default();
+    ConfigMap {
+        metadata: cluster.owned(config_map_name(cluster)),
+        data: Some(BTreeMap::from([(CONFIG_FILE.to_owned(), json)])),
+        ..ConfigMap::default()
+    }
+}
+
+fn agent_config(cluster: &Cluster, shape: &Shape) -> AgentConfig {
+    let settings = &cluster.settings;
+    AgentConfig {
+        database_uid: cluster.uid.clone(),
+        replicas: cluster.replicas,
+        durability: settings.durability,
+        min_sync_replicas: settings.min_sync_replicas,
+        profile: settings.profile,
+        sync_timeout_ms: settings.sync_timeout_ms,
+        max_lag_bytes: settings.max_lag_bytes,
+        system_identifier: shape.system_identifier,
+        parameters: settings.parameters.clone(),
+        hba: settings.hba.clone(),
+        app_database: settings.app_database.clone(),
+        volume_bytes: cluster.storage.bytes,
+        generation: generation(cluster),
+    }
+}
+
+/// Digest of what goes into the server's configuration files.
+pub(crate) fn generation(cluster: &Cluster) -> String {
+    let settings = &cluster.settings;
+    digest(&format!("{:?}\n{:?}\n{}", settings.parameters, settings.hba, cluster.storage.bytes))
+}

@@ -1,0 +1,133 @@
+//! The three containers of a member's pod.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    api::core::v1::{
+        Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction, ObjectFieldSelector, Probe,
+        ResourceRequirements,
+    },
+    apimachinery::pkg::{api::resource::Quantity, util::intstr::IntOrString},
+};
+use proto::pod::{
+    AGENT_CONTAINER, ENV_DATABASE, ENV_POD_NAME, ENV_POD_NAMESPACE, ENV_POD_UID, HTTP_PORT, INSTALL_CONTAINER,
+    INSTALLED_AGENT, PEER_PORT, POSTGRES_CONTAINER, POSTGRES_PORT,
+};
+
+use super::{confined, volumes};
+use crate::cluster::Cluster;
+
+/// The binary in the agent's image.
+const AGENT_BINARY: &str = "/agent";
+
+/// Puts the binary where both other containers find it.
+pub(super) fn install(agent_image: &str) -> Container {
+    Container {
+        name: INSTALL_CONTAINER.to_owned(),
+        image: Some(agent_image.to_owned()),
+        image_pull_policy: Some("IfNotPresent".to_owned()),
+        command: Some(vec![AGENT_BINARY.to_owned(), "install".to_owned()]),
+        // The copy lies in memory and counts here while it is made.
+        resources: Some(small("64Mi")),
+        security_context: Some(confined()),
+        volume_mounts: Some(vec![volumes::run()]),
+        ..Container::default()
+    }
+}
+
+/// The agent. No startup probe: PostgreSQL's container would wait for it, and the agent answers at once.
+pub(super) fn agent(cluster: &Cluster, agent_image: &str) -> Container {
+    Container {
+        name: AGENT_CONTAINER.to_owned(),
+        image: Some(agent_image.to_owned()),
+        image_pull_policy: Some("IfNotPresent".to_owned()),
+        restart_policy: Some("Always".to_owned()),
+        command: Some(vec![AGENT_BINARY.to_owned(), "run".to_owned()]),
+        env: Some(environment(cluster)),
+        ports: Some(vec![port("http", HTTP_PORT), port("peer", PEER_PORT)]),
+        // A stuck agent is restarted after half a minute; its pod was fenced by its supervisor long before.
+        liveness_probe: Some(probe("/liveness", 10, 3)),
+        // Gates only `-ro` and the disruption budget.
+        readiness_probe: Some(probe("/readiness", 2, 2)),
+        resources: Some(small("64Mi")),
+        security_context: Some(confined()),
+        volume_mounts: Some(volumes::of_agent()),
+        ..Container::default()
+    }
+}
+
+/// A stock image; its own entrypoint is not used.
+pub(super) fn postgres(cluster: &Cluster) -> Container {
+    Container {
+        name: POSTGRES_CONTAINER.to_owned(),
+        image: Some(cluster.image.clone()),
+        image_pull_policy: Some("IfNotPresent".to_owned()),
+        command: Some(vec![INSTALLED_AGENT.to_owned(), "supervise".to_owned()]),
+        ports: Some(vec![port("postgres", POSTGRES_PORT)]),
+        resources: Some(cluster.resources.clone()),
+        security_context: Some(confined()),
+        volume_mounts: Some(volumes::of_postgres()),
+        ..Container::default()
+    }
+}
+
+fn environment(cluster: &Cluster) -> Vec<EnvVar> {
+    let mut variables: Vec<_> = [
+        (ENV_POD_NAME, "metadata.name"),
+        (ENV_POD_NAMESPACE, "metadata.namespace"),
+        (ENV_POD_UID, "metadata.uid"),
+    ]
+    .into_iter()
+    .map(|(name, path)| from_field(name, path))
+    .collect();
+    variables.push(EnvVar {
+        name: ENV_DATABASE.to_owned(),
+        value: Some(cluster.name.to_string()),
+        ..EnvVar::default()
+    });
+    variables
+}
+
+fn from_field(name: &str, path: &str) -> EnvVar {
+    EnvVar {
+        name: name.to_owned(),
+        value_from: Some(EnvVarSource {
+            field_ref: Some(ObjectFieldSelector { field_path: path.to_owned(), ..ObjectFieldSelector::default() }),
+            ..EnvVarSource::default()
+        }),
+        ..EnvVar::default()
+    }
+}
+
+fn port(name: &str, number: u16) -> ContainerPort {
+    ContainerPort {
+        name: Some(name.to_owned()),
+        container_port: i32::from(number),
+        protocol: Some("TCP".to_owned()), // part of the key of the list in server-side apply
+        ..ContainerPort::default()
+    }
+}
+
+fn probe(path: &str, period_seconds: i32, failures: i32) -> Probe {
+    Probe {
+        http_get: Some(HTTPGetAction {
+            path: Some(path.to_owned()),
+            port: IntOrString::Int(i32::from(HTTP_PORT)),
+            ..HTTPGetAction::default()
+        }),
+        period_seconds: Some(period_seconds),
+        timeout_seconds: Some(2),
+        failure_threshold: Some(failures),
+        ..Probe::default()
+    }
+}
+
+/// Little, with a bound on memory only: a limit on CPU would throttle exactly the renewals that count.
+fn small(memory_limit: &str) -> ResourceRequirements {
+    let quantity = |name: &str, amount: &str| (name.to_owned(), Quantity(amount.to_owned()));
+    ResourceRequirements {
+        requests: Some(BTreeMap::from([quantity("cpu", "10m"), quantity("memory", "24Mi")])),
+        limits: Some(BTreeMap::from([quantity("memory", memory_limit)])),
+        ..ResourceRequirements::default()
+    }
+}
