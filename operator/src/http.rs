@@ -7,14 +7,13 @@ use std::net::SocketAddr;
 
 use axum::{Router, extract::State, http::StatusCode, routing::get};
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
 
-/// Serves until `stop`.
-pub(crate) async fn serve(address: SocketAddr, metrics: Metrics, stop: CancellationToken) -> std::io::Result<()> {
+/// Serves until the process ends.
+pub(crate) async fn serve(address: SocketAddr, metrics: Metrics) -> std::io::Result<()> {
     let listener = TcpListener::bind(address).await?;
-    axum::serve(listener, router(metrics)).with_graceful_shutdown(stop.cancelled_owned()).await
+    axum::serve(listener, router(metrics)).await
 }
 
 fn router(metrics: Metrics) -> Router {

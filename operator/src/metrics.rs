@@ -51,7 +51,11 @@ impl Metrics {
             Unit::Seconds,
             duration.clone(),
         );
-        registry.register("writes", "Objects written, by kind; an unchanged world needs none", writes.clone());
+        registry.register(
+            "writes",
+            "Objects written, by kind; an unchanged world needs none",
+            writes.clone(),
+        );
         registry.register("leader", "1 while this replica leads", leader.clone());
         Self { registry: Arc::new(registry), reconciles, failures, duration, writes, leader }
     }

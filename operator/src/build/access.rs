@@ -12,7 +12,7 @@ use crate::cluster::{Cluster, MAX_REPLICAS};
 /// The pods' identity. Only the agent's container gets a token, by a projected volume.
 pub(super) fn service_account(cluster: &Cluster) -> ServiceAccount {
     ServiceAccount {
-        metadata: cluster.owned(cluster.name.to_string()),
+        metadata: cluster.owned(cluster.name().to_owned()),
         automount_service_account_token: Some(false),
         ..ServiceAccount::default()
     }
@@ -20,8 +20,8 @@ pub(super) fn service_account(cluster: &Cluster) -> ServiceAccount {
 
 /// Everything by name, except what cannot be: creating has no name to check.
 pub(super) fn role(cluster: &Cluster) -> Role {
-    let name = cluster.name.to_string();
-    let pods = (0..MAX_REPLICAS).map(|ordinal| cluster.name.pod(Ordinal(ordinal))).collect();
+    let name = cluster.name().to_owned();
+    let pods = (0..MAX_REPLICAS).map(|ordinal| cluster.pod(Ordinal(ordinal))).collect();
     let rules = vec![
         rule("coordination.k8s.io", "leases", &["get", "list", "watch", "update"], Some(vec![name])),
         // W4: the valid holder makes a deleted Lease again.
@@ -30,22 +30,22 @@ pub(super) fn role(cluster: &Cluster) -> Role {
         rule("", "configmaps", &["get", "list", "watch"], Some(vec![config_map_name(cluster)])),
         rule("events.k8s.io", "events", &["create", "patch"], None),
     ];
-    Role { metadata: cluster.owned(cluster.name.to_string()), rules: Some(rules) }
+    Role { metadata: cluster.owned(cluster.name().to_owned()), rules: Some(rules) }
 }
 
 /// Gives the role to the pods.
 pub(super) fn role_binding(cluster: &Cluster) -> RoleBinding {
     RoleBinding {
-        metadata: cluster.owned(cluster.name.to_string()),
+        metadata: cluster.owned(cluster.name().to_owned()),
         role_ref: RoleRef {
             api_group: "rbac.authorization.k8s.io".to_owned(),
             kind: "Role".to_owned(),
-            name: cluster.name.to_string(),
+            name: cluster.name().to_owned(),
         },
         subjects: Some(vec![Subject {
             kind: "ServiceAccount".to_owned(),
-            name: cluster.name.to_string(),
-            namespace: Some(cluster.namespace.clone()),
+            name: cluster.name().to_owned(),
+            namespace: Some(cluster.namespace().to_owned()),
             ..Subject::default()
         }]),
     }

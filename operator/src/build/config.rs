@@ -10,7 +10,7 @@ use crate::{cluster::Cluster, digest::digest};
 
 /// Name of the ConfigMap.
 pub(crate) fn config_map_name(cluster: &Cluster) -> String {
-    cluster.name.child("config")
+    cluster.child("config")
 }
 
 /// The ConfigMap.
@@ -26,26 +26,34 @@ pub(super) fn config_map(cluster: &Cluster, shape: &Shape) -> ConfigMap {
 }
 
 fn agent_config(cluster: &Cluster, shape: &Shape) -> AgentConfig {
-    let settings = &cluster.settings;
+    let settings = &cluster.spec;
     AgentConfig {
-        database_uid: cluster.uid.clone(),
-        replicas: cluster.replicas,
+        database_uid: cluster.spec.uid.clone(),
+        replicas: cluster.spec.replicas,
         durability: settings.durability,
         min_sync_replicas: settings.min_sync_replicas,
         profile: settings.profile,
-        sync_timeout_ms: settings.sync_timeout_ms,
+        sync_timeout_ms: u64::try_from(settings.sync_timeout.as_millis()).unwrap_or(u64::MAX),
         max_lag_bytes: settings.max_lag_bytes,
         system_identifier: shape.system_identifier,
         parameters: settings.parameters.clone(),
-        hba: settings.hba.clone(),
+        hba: hba(cluster),
         app_database: settings.app_database.clone(),
-        volume_bytes: cluster.storage.bytes,
+        volume_bytes: cluster.spec.storage_size.0,
         generation: generation(cluster),
+    }
+}
+
+/// The user's rules, or passwords over TLS from anywhere that the network lets in.
+fn hba(cluster: &Cluster) -> Vec<String> {
+    match cluster.spec.hba.is_empty() {
+        true => vec!["hostssl all all all scram-sha-256".to_owned()],
+        false => cluster.spec.hba.clone(),
     }
 }
 
 /// Digest of what goes into the server's configuration files.
 pub(crate) fn generation(cluster: &Cluster) -> String {
-    let settings = &cluster.settings;
-    digest(&format!("{:?}\n{:?}\n{}", settings.parameters, settings.hba, cluster.storage.bytes))
+    let settings = &cluster.spec;
+    digest(&format!("{:?}\n{:?}\n{}", settings.parameters, settings.hba, cluster.spec.storage_size.0))
 }

@@ -17,7 +17,7 @@ const ALWAYS_EVICT_BROKEN: &str = "AlwaysAllow";
 /// The budget over all members.
 pub(super) fn disruption_budget(cluster: &Cluster) -> PodDisruptionBudget {
     PodDisruptionBudget {
-        metadata: cluster.owned(cluster.name.to_string()),
+        metadata: cluster.owned(cluster.name().to_owned()),
         spec: Some(PodDisruptionBudgetSpec {
             max_unavailable: Some(IntOrString::Int(1)),
             selector: Some(LabelSelector {

@@ -35,7 +35,7 @@ pub(super) fn pod_template(cluster: &Cluster, agent_image: &str) -> PodTemplateS
 
 fn pod_spec(cluster: &Cluster, agent_image: &str) -> PodSpec {
     PodSpec {
-        service_account_name: Some(cluster.name.to_string()),
+        service_account_name: Some(cluster.name().to_owned()),
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),
         termination_grace_period_seconds: Some(TERMINATION_GRACE_SECONDS),
@@ -58,12 +58,12 @@ fn pod_spec(cluster: &Cluster, agent_image: &str) -> PodSpec {
         ]),
         containers: vec![containers::postgres(cluster)],
         volumes: Some(volumes::volumes(cluster)),
-        affinity: Some(cluster.placement.affinity.clone().unwrap_or_else(|| apart(cluster))),
+        affinity: Some(cluster.spec.affinity.clone().unwrap_or_else(|| apart(cluster))),
         topology_spread_constraints: Some(spread(cluster)),
         // Kubernetes' own 300 s for unreachable nodes stay as they are. Failover does not wait for an eviction,
         // a StatefulSet cannot replace a pod whose node is silent anyway, and an eviction that takes effect
         // when the node comes back would only restart a healthy standby.
-        tolerations: Some(cluster.placement.tolerations.clone()).filter(|list| !list.is_empty()),
+        tolerations: Some(cluster.spec.tolerations.clone()).filter(|list| !list.is_empty()),
         ..PodSpec::default()
     }
 }
@@ -98,8 +98,8 @@ fn apart(cluster: &Cluster) -> Affinity {
 }
 
 fn spread(cluster: &Cluster) -> Vec<TopologySpreadConstraint> {
-    if !cluster.placement.topology_spread.is_empty() {
-        return cluster.placement.topology_spread.clone();
+    if !cluster.spec.topology_spread.is_empty() {
+        return cluster.spec.topology_spread.clone();
     }
     vec![TopologySpreadConstraint {
         max_skew: 1,

@@ -9,7 +9,7 @@ use proto::pod::{APP_ROLE, POSTGRES_PORT};
 use super::READ_WRITE;
 use crate::{
     authority::{Authority, Issued},
-    cluster::{Cluster, DatabaseName},
+    cluster::Cluster,
 };
 
 /// Key of the password, as `kubernetes.io/basic-auth` has it.
@@ -35,25 +35,25 @@ pub(crate) struct Names {
 }
 
 /// The names.
-pub(crate) fn names(database: &DatabaseName) -> Names {
+pub(crate) fn names(cluster: &Cluster) -> Names {
     Names {
-        superuser: database.child("superuser"),
-        app: database.child("app"),
-        authority: database.child("ca"),
-        tls: database.child("tls"),
+        superuser: cluster.child("superuser"),
+        app: cluster.child("app"),
+        authority: cluster.child("ca"),
+        tls: cluster.child("tls"),
     }
 }
 
 /// For administrators.
 pub(crate) fn superuser_secret(cluster: &Cluster, password: &str) -> Secret {
     let fields = [("username", SUPERUSER), (KEY_PASSWORD, password)];
-    kept(cluster, names(&cluster.name).superuser, BASIC_AUTH, fields)
+    kept(cluster, names(cluster).superuser, BASIC_AUTH, fields)
 }
 
 /// For applications: everything that a client needs, in parts and as a URI.
 pub(crate) fn app_secret(cluster: &Cluster, password: &str) -> Secret {
-    let host = format!("{}.{}.svc", cluster.name.child(READ_WRITE), cluster.namespace);
-    let database = &cluster.settings.app_database;
+    let host = format!("{}.{}.svc", cluster.child(READ_WRITE), cluster.namespace());
+    let database = &cluster.spec.app_database;
     let port = POSTGRES_PORT.to_string();
     let uri = format!("postgresql://{APP_ROLE}:{password}@{host}:{port}/{database}?sslmode=require");
     let fields = [
@@ -64,13 +64,13 @@ pub(crate) fn app_secret(cluster: &Cluster, password: &str) -> Secret {
         ("port", &port),
         ("uri", &uri),
     ];
-    kept(cluster, names(&cluster.name).app, BASIC_AUTH, fields)
+    kept(cluster, names(cluster).app, BASIC_AUTH, fields)
 }
 
 /// The Database's own CA. Only the operator reads it; no pod mounts it.
 pub(crate) fn authority_secret(cluster: &Cluster, authority: &Authority) -> Secret {
     let fields = [(KEY_CA, authority.certificate()), (KEY_CA_KEY, authority.key())];
-    kept(cluster, names(&cluster.name).authority, "Opaque", fields)
+    kept(cluster, names(cluster).authority, "Opaque", fields)
 }
 
 /// What members present to each other and to clients.
@@ -81,7 +81,7 @@ pub(crate) fn tls_secret(cluster: &Cluster, authority: &Authority, issued: &Issu
         ("tls.key", issued.key.as_str()),
     ];
     let mut secret = secret("kubernetes.io/tls", fields);
-    secret.metadata = cluster.owned(names(&cluster.name).tls);
+    secret.metadata = cluster.owned(names(cluster).tls);
     secret.metadata.annotations =
         Some(BTreeMap::from([(ANNOTATION_NOT_AFTER.to_owned(), issued.not_after.to_string())]));
     secret

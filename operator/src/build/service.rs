@@ -25,9 +25,9 @@ pub(super) fn services(cluster: &Cluster) -> Vec<Service> {
 
 /// Every name under which a member is reached: what its certificate must cover.
 pub(crate) fn hosts(cluster: &Cluster) -> Vec<String> {
-    let namespace = &cluster.namespace;
+    let namespace = cluster.namespace();
     let services = [READ_WRITE, READ_ONLY].into_iter().flat_map(|suffix| {
-        let service = cluster.name.child(suffix);
+        let service = cluster.child(suffix);
         [
             service.clone(),
             format!("{service}.{namespace}"),
@@ -35,8 +35,7 @@ pub(crate) fn hosts(cluster: &Cluster) -> Vec<String> {
             format!("{service}.{namespace}.svc.cluster.local"),
         ]
     });
-    let members =
-        (0..MAX_REPLICAS).map(|ordinal| member_host(cluster.name.as_str(), Ordinal(ordinal), namespace));
+    let members = (0..MAX_REPLICAS).map(|ordinal| member_host(cluster.name(), Ordinal(ordinal), namespace));
     services.chain(members).chain(["localhost".to_owned()]).collect()
 }
 
@@ -46,14 +45,10 @@ fn headless(cluster: &Cluster) -> Service {
         cluster_ip: Some("None".to_owned()),
         publish_not_ready_addresses: Some(true),
         selector: Some(cluster.pod_selector()),
-        ports: Some(vec![
-            port("postgres", POSTGRES_PORT),
-            port("http", HTTP_PORT),
-            port("peer", PEER_PORT),
-        ]),
+        ports: Some(vec![port("postgres", POSTGRES_PORT), port("http", HTTP_PORT), port("peer", PEER_PORT)]),
         ..ServiceSpec::default()
     };
-    Service { metadata: cluster.owned(cluster.name.child(HEADLESS)), spec: Some(spec), ..Service::default() }
+    Service { metadata: cluster.owned(cluster.child(HEADLESS)), spec: Some(spec), ..Service::default() }
 }
 
 /// The label alone decides: a readiness probe must never delay a failover.
@@ -75,7 +70,7 @@ fn by_role(cluster: &Cluster, suffix: &str, role: &str, not_ready: Option<bool>)
         ports: Some(vec![port("postgres", POSTGRES_PORT)]),
         ..ServiceSpec::default()
     };
-    Service { metadata: cluster.owned(cluster.name.child(suffix)), spec: Some(spec), ..Service::default() }
+    Service { metadata: cluster.owned(cluster.child(suffix)), spec: Some(spec), ..Service::default() }
 }
 
 fn port(name: &str, number: u16) -> ServicePort {

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use k8s_openapi::{
     api::{
         apps::v1::{
-            StatefulSet, StatefulSetPersistentVolumeClaimRetentionPolicy, StatefulSetSpec, StatefulSetUpdateStrategy,
+            StatefulSet, StatefulSetPersistentVolumeClaimRetentionPolicy, StatefulSetSpec,
+            StatefulSetUpdateStrategy,
         },
         core::v1::{PersistentVolumeClaim, PersistentVolumeClaimSpec, VolumeResourceRequirements},
     },
@@ -16,19 +17,19 @@ use kube::api::ObjectMeta;
 use proto::{identity::Ordinal, pod::ANNOTATION_SYSTEM_ID};
 
 use super::{Shape, pod::pod_template};
-use crate::cluster::{Cluster, DatabaseName};
+use crate::cluster::Cluster;
 
 /// Name of the volume claim template.
 pub(crate) const VOLUME_DATA: &str = "data";
 
 /// Name of a member's volume claim, as the StatefulSet controller makes it.
-pub(crate) fn volume_name(database: &DatabaseName, ordinal: Ordinal) -> String {
-    format!("{VOLUME_DATA}-{database}-{ordinal}")
+pub(crate) fn volume_name(cluster: &Cluster, ordinal: Ordinal) -> String {
+    format!("{VOLUME_DATA}-{}", cluster.pod(ordinal))
 }
 
 /// The StatefulSet.
 pub(super) fn stateful_set(cluster: &Cluster, shape: &Shape) -> StatefulSet {
-    let mut metadata = cluster.owned(cluster.name.to_string());
+    let mut metadata = cluster.owned(cluster.name().to_owned());
     metadata.annotations = shape
         .system_identifier
         .map(|identifier| BTreeMap::from([(ANNOTATION_SYSTEM_ID.to_owned(), identifier.to_string())]));
@@ -39,7 +40,7 @@ fn spec(cluster: &Cluster, shape: &Shape) -> StatefulSetSpec {
     let retain = || Some("Retain".to_owned());
     StatefulSetSpec {
         replicas: Some(i32::from(shape.pods)),
-        service_name: Some(cluster.name.child("headless")),
+        service_name: Some(cluster.child("headless")),
         selector: LabelSelector { match_labels: Some(cluster.pod_selector()), ..LabelSelector::default() },
         pod_management_policy: Some("Parallel".to_owned()),
         update_strategy: Some(StatefulSetUpdateStrategy {
@@ -67,7 +68,7 @@ fn claim_template(cluster: &Cluster, shape: &Shape) -> PersistentVolumeClaim {
         },
         spec: Some(PersistentVolumeClaimSpec {
             access_modes: Some(vec!["ReadWriteOnce".to_owned()]),
-            storage_class_name: cluster.storage.class.clone(),
+            storage_class_name: cluster.spec.storage_class.clone(),
             resources: Some(VolumeResourceRequirements {
                 requests: Some(BTreeMap::from([(
                     "storage".to_owned(),

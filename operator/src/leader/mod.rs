@@ -7,4 +7,4 @@
 mod election;
 mod lease;
 
-pub(crate) use lease::{Leadership, LeaseError};
+pub(crate) use lease::Leadership;

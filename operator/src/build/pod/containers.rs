@@ -10,8 +10,8 @@ use k8s_openapi::{
     apimachinery::pkg::{api::resource::Quantity, util::intstr::IntOrString},
 };
 use proto::pod::{
-    AGENT_CONTAINER, ENV_DATABASE, ENV_POD_NAME, ENV_POD_NAMESPACE, ENV_POD_UID, HTTP_PORT, INSTALL_CONTAINER,
-    INSTALLED_AGENT, PEER_PORT, POSTGRES_CONTAINER, POSTGRES_PORT,
+    AGENT_CONTAINER, ENV_DATABASE, ENV_POD_NAME, ENV_POD_NAMESPACE, ENV_POD_UID, HTTP_PORT,
+    INSTALL_CONTAINER, INSTALLED_AGENT, PEER_PORT, POSTGRES_CONTAINER, POSTGRES_PORT,
 };
 
 use super::{confined, volumes};
@@ -60,11 +60,11 @@ pub(super) fn agent(cluster: &Cluster, agent_image: &str) -> Container {
 pub(super) fn postgres(cluster: &Cluster) -> Container {
     Container {
         name: POSTGRES_CONTAINER.to_owned(),
-        image: Some(cluster.image.clone()),
+        image: Some(cluster.spec.image.clone()),
         image_pull_policy: Some("IfNotPresent".to_owned()),
         command: Some(vec![INSTALLED_AGENT.to_owned(), "supervise".to_owned()]),
         ports: Some(vec![port("postgres", POSTGRES_PORT)]),
-        resources: Some(cluster.resources.clone()),
+        resources: cluster.spec.resources.clone(),
         security_context: Some(confined()),
         volume_mounts: Some(volumes::of_postgres()),
         ..Container::default()
@@ -82,7 +82,7 @@ fn environment(cluster: &Cluster) -> Vec<EnvVar> {
     .collect();
     variables.push(EnvVar {
         name: ENV_DATABASE.to_owned(),
-        value: Some(cluster.name.to_string()),
+        value: Some(cluster.name().to_owned()),
         ..EnvVar::default()
     });
     variables
@@ -92,7 +92,10 @@ fn from_field(name: &str, path: &str) -> EnvVar {
     EnvVar {
         name: name.to_owned(),
         value_from: Some(EnvVarSource {
-            field_ref: Some(ObjectFieldSelector { field_path: path.to_owned(), ..ObjectFieldSelector::default() }),
+            field_ref: Some(ObjectFieldSelector {
+                field_path: path.to_owned(),
+                ..ObjectFieldSelector::default()
+            }),
             ..EnvVarSource::default()
         }),
         ..EnvVar::default()

@@ -1,9 +1,9 @@
 //! Volumes of a member's pod and where they are mounted (the table in [`proto::pod`]).
 
 use k8s_openapi::api::core::v1::{
-    ConfigMapProjection, ConfigMapVolumeSource, DownwardAPIProjection, DownwardAPIVolumeFile, EmptyDirVolumeSource,
-    KeyToPath, ObjectFieldSelector, ProjectedVolumeSource, SecretProjection, SecretVolumeSource,
-    ServiceAccountTokenProjection, Volume, VolumeMount, VolumeProjection,
+    ConfigMapProjection, ConfigMapVolumeSource, DownwardAPIProjection, DownwardAPIVolumeFile,
+    EmptyDirVolumeSource, KeyToPath, ObjectFieldSelector, ProjectedVolumeSource, SecretProjection,
+    SecretVolumeSource, ServiceAccountTokenProjection, Volume, VolumeMount, VolumeProjection,
 };
 use proto::pod::{CONFIG_DIR, DATA_DIR, PASSWORDS_DIR, RUN_DIR, TLS_DIR};
 
@@ -27,11 +27,15 @@ const TOKEN_SECONDS: i64 = 3_607;
 
 /// All but the data volume, which comes from the claim template.
 pub(super) fn volumes(cluster: &Cluster) -> Vec<Volume> {
-    let names = secret::names(&cluster.name);
+    let names = secret::names(cluster);
     vec![
         memory(RUN),
         memory(SHARED_MEMORY),
-        Volume { name: TEMPORARY.to_owned(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Volume::default() },
+        Volume {
+            name: TEMPORARY.to_owned(),
+            empty_dir: Some(EmptyDirVolumeSource::default()),
+            ..Volume::default()
+        },
         Volume {
             name: CONFIG.to_owned(),
             config_map: Some(ConfigMapVolumeSource {
@@ -95,10 +99,7 @@ fn memory(name: &str) -> Volume {
 fn projected(name: &str, sources: Vec<VolumeProjection>) -> Volume {
     Volume {
         name: name.to_owned(),
-        projected: Some(ProjectedVolumeSource {
-            sources: Some(sources),
-            default_mode: Some(0o440),
-        }),
+        projected: Some(ProjectedVolumeSource { sources: Some(sources), default_mode: Some(0o440) }),
         ..Volume::default()
     }
 }

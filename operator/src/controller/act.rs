@@ -1,0 +1,133 @@
+//! The one disruptive step of a plan (client). It was decided on quorum reads of this same reconcile, and each
+//! deletion carries the UID that was judged.
+
+use jiff::civil::Date;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use kube::{
+    Api,
+    api::{Patch, PatchParams},
+};
+use proto::{api::database::Database, identity::Ordinal, wire::peer::Switchover};
+use serde_json::json;
+
+use super::{
+    ANNOTATION_SWITCHOVER,
+    apply::{ApplyError, delete_exactly},
+    context::{Context, News},
+    observe::{Observed, addresses},
+    plan::Step,
+};
+use crate::{
+    agents::{AgentError, Target},
+    chain::chain,
+    cluster::Cluster,
+    deadline::{CallError, within},
+};
+
+/// A step was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ActError {
+    /// A deletion.
+    #[error("could not carry out the next step")]
+    Delete(#[source] ApplyError),
+    /// The annotation stays and the request is repeated.
+    #[error("could not remove the annotation {ANNOTATION_SWITCHOVER}")]
+    Annotation(#[source] CallError),
+    /// A hand-over that the operator needs.
+    #[error("could not ask {pod} to hand over")]
+    SwitchOver {
+        pod: String,
+        #[source]
+        source: AgentError,
+    },
+}
+
+/// Carries it out and says what to tell.
+pub(crate) async fn act(
+    context: &Context,
+    cluster: &Cluster,
+    observed: &Observed,
+    step: &Step,
+    today: Date,
+) -> Result<Vec<News>, ActError> {
+    let namespace = cluster.namespace();
+    match step {
+        Step::None => Ok(Vec::new()),
+        Step::Restart { pod, uid, why } => {
+            delete_exactly::<Pod>(context, namespace, pod, uid).await.map_err(ActError::Delete)?;
+            Ok(vec![News::normal("InstanceRestarting", format!("{pod} restarts: {why}"))])
+        }
+        Step::DeleteVolume { name, uid } => {
+            delete_exactly::<PersistentVolumeClaim>(context, namespace, name, uid)
+                .await
+                .map_err(ActError::Delete)?;
+            Ok(vec![News::normal(
+                "VolumeDeleted",
+                format!("{name} is deleted: its instance left, deletionPolicy is Delete"),
+            )])
+        }
+        Step::DropRequest { message } => {
+            forget_request(context, cluster).await?;
+            Ok(vec![News::warning("SwitchoverRefused", message.clone())])
+        }
+        Step::SwitchOver { leader, pod, candidate, requested, why } => {
+            let request = Switchover { leader: Some(pod.clone()), candidate: candidate.clone() };
+            let answer = ask(context, cluster, observed, *leader, &request, today).await;
+            match requested {
+                true => answered(context, cluster, answer, pod).await,
+                false => {
+                    answer.map_err(|source| ActError::SwitchOver { pod: pod.clone(), source }).map(|_| {
+                        vec![News::normal(
+                            "SwitchoverRequested",
+                            format!("{pod} is asked to hand over: {why}"),
+                        )]
+                    })
+                }
+            }
+        }
+    }
+}
+
+async fn ask(
+    context: &Context,
+    cluster: &Cluster,
+    observed: &Observed,
+    leader: Ordinal,
+    request: &Switchover,
+    today: Date,
+) -> Result<String, AgentError> {
+    let authority = observed.secrets.stored_authority().ok_or(AgentError::NoAddress)?;
+    let target =
+        Target { namespace: cluster.namespace(), database: cluster.name(), authority: &authority, today };
+    let address = addresses(cluster, &observed.pods).get(&leader).copied().flatten();
+    context.agents.switch_over(target, (leader, address), request).await.map(|accepted| accepted.message)
+}
+
+/// A request by a person is made once: it is answered by an event and forgotten, whatever the answer is. Only
+/// silence is tried again.
+async fn answered(
+    context: &Context,
+    cluster: &Cluster,
+    answer: Result<String, AgentError>,
+    pod: &str,
+) -> Result<Vec<News>, ActError> {
+    let news = match answer {
+        Ok(message) => News::normal("SwitchoverRequested", message),
+        Err(AgentError::Refused(message)) => News::warning("SwitchoverRefused", message),
+        Err(error) => {
+            tracing::warn!(pod, error = %chain(&error), "the primary did not take the switchover request");
+            return Err(ActError::SwitchOver { pod: pod.to_owned(), source: error });
+        }
+    };
+    forget_request(context, cluster).await?;
+    Ok(vec![news])
+}
+
+async fn forget_request(context: &Context, cluster: &Cluster) -> Result<(), ActError> {
+    let api: Api<Database> = Api::namespaced(context.client.clone(), cluster.namespace());
+    let none = json!({"metadata": {"uid": cluster.spec.uid, "annotations": {ANNOTATION_SWITCHOVER: null}}});
+    within(api.patch_metadata(cluster.name(), &PatchParams::default(), &Patch::Merge(none)))
+        .await
+        .map(drop)
+        .map_err(ActError::Annotation)
+}

@@ -1,0 +1,26 @@
+//! One reconcile of one Database: observe → validate → plan → build → apply → status, one file each.
+//!
+//! No step waits: long work is a state that the next reconcile finds. A reconcile of an unchanged world writes
+//! nothing.
+
+mod act;
+mod apply;
+mod context;
+mod credentials;
+mod finalize;
+mod members;
+mod news;
+mod observe;
+mod plan;
+mod reconcile;
+mod record;
+mod run;
+mod status;
+mod trouble;
+mod unchanged;
+
+pub(crate) use context::Context;
+pub(crate) use run::run;
+
+/// Annotation on a Database that asks for a switchover: the pod that should lead, or empty for any.
+const ANNOTATION_SWITCHOVER: &str = "db.example.com/switchover";

@@ -1,0 +1,260 @@
+//! Step 1 (client): reads everything that a reconcile looks at, all at once, by quorum reads. A plan is
+//! therefore never made on a stale cache.
+
+use std::{collections::BTreeMap, fmt::Debug, net::IpAddr};
+
+use futures::{
+    FutureExt,
+    future::{BoxFuture, try_join},
+};
+use jiff::civil::Date;
+use k8s_openapi::api::{
+    apps::v1::StatefulSet,
+    coordination::v1::Lease,
+    core::v1::{ConfigMap, Event, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount},
+    policy::v1::PodDisruptionBudget,
+    rbac::v1::{Role, RoleBinding},
+};
+use kube::{Api, Client, Resource, ResourceExt, api::ListParams, core::NamespaceResourceScope};
+use proto::{identity::Ordinal, pod::LABEL_DATABASE, wire::peer::Status};
+use serde::de::DeserializeOwned;
+
+use crate::{
+    agents::{Addresses, AgentError, Agents, Target},
+    authority::Authority,
+    build,
+    cluster::Cluster,
+    deadline::{CallError, within},
+};
+
+/// A child could not be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ObserveError {
+    /// Which and why.
+    #[error("could not read {kind} {name}")]
+    Read {
+        kind: String,
+        name: String,
+        #[source]
+        source: CallError,
+    },
+}
+
+/// Everything that was read.
+#[derive(Default)]
+pub(crate) struct Observed {
+    pub(crate) service_account: Option<ServiceAccount>,
+    pub(crate) role: Option<Role>,
+    pub(crate) role_binding: Option<RoleBinding>,
+    pub(crate) services: Vec<Service>,
+    pub(crate) config_map: Option<ConfigMap>,
+    pub(crate) disruption_budget: Option<PodDisruptionBudget>,
+    pub(crate) stateful_set: Option<StatefulSet>,
+    pub(crate) lease: Option<Lease>,
+    pub(crate) secrets: Secrets,
+    pub(crate) pods: Vec<Pod>,
+    pub(crate) volumes: Vec<PersistentVolumeClaim>,
+    /// What each agent said; absent for members without a pod.
+    pub(crate) answers: BTreeMap<Ordinal, Result<Status, AgentError>>,
+    /// Last warning about an object that does not get ready, by `<kind>/<name>`.
+    pub(crate) warnings: BTreeMap<String, String>,
+}
+
+/// The Secrets by purpose.
+#[derive(Default)]
+pub(crate) struct Secrets {
+    pub(crate) superuser: Option<Secret>,
+    pub(crate) app: Option<Secret>,
+    pub(crate) authority: Option<Secret>,
+    pub(crate) tls: Option<Secret>,
+}
+
+impl Secrets {
+    /// The CA, if its Secret is there and complete.
+    pub(crate) fn stored_authority(&self) -> Option<Authority> {
+        let data = self.authority.as_ref()?.data.as_ref()?;
+        let text = |key: &str| String::from_utf8(data.get(key)?.0.clone()).ok();
+        Some(Authority::stored(text(build::KEY_CA)?, text(build::KEY_CA_KEY)?))
+    }
+}
+
+/// Reads it.
+pub(crate) async fn observe(
+    client: &Client,
+    agents: &Agents,
+    cluster: &Cluster,
+    today: Date,
+) -> Result<Observed, ObserveError> {
+    let reader = Reader { client, cluster };
+    let mut observed = reader.children().await?;
+    let asked = reader.answers(agents, &observed, today);
+    let (answers, warnings) = try_join(async { Ok(asked.await) }, reader.warnings(&observed)).await?;
+    observed.answers = answers;
+    observed.warnings = warnings;
+    Ok(observed)
+}
+
+struct Reader<'a> {
+    client: &'a Client,
+    cluster: &'a Cluster,
+}
+
+impl Reader<'_> {
+    async fn children(&self) -> Result<Observed, ObserveError> {
+        let name = self.cluster.name();
+        let config = build::config_map_name(self.cluster);
+        let (access, rest) = try_join(
+            async {
+                tokio::try_join!(
+                    self.get(name),
+                    self.get(name),
+                    self.get(name),
+                    self.list(),
+                    self.get(&config)
+                )
+            },
+            async {
+                tokio::try_join!(
+                    self.get(name),
+                    self.get(name),
+                    self.get(name),
+                    self.secrets(),
+                    self.list(),
+                    self.list()
+                )
+            },
+        )
+        .await?;
+        let (service_account, role, role_binding, services, config_map) = access;
+        let (disruption_budget, stateful_set, lease, secrets, pods, volumes) = rest;
+        Ok(Observed {
+            service_account,
+            role,
+            role_binding,
+            services,
+            config_map,
+            disruption_budget,
+            stateful_set,
+            lease,
+            secrets,
+            pods,
+            volumes,
+            ..Observed::default()
+        })
+    }
+
+    async fn secrets(&self) -> Result<Secrets, ObserveError> {
+        let names = build::secret_names(self.cluster);
+        let (superuser, app, authority, tls) = tokio::try_join!(
+            self.get(&names.superuser),
+            self.get(&names.app),
+            self.get(&names.authority),
+            self.get(&names.tls)
+        )?;
+        Ok(Secrets { superuser, app, authority, tls })
+    }
+
+    async fn answers(
+        &self,
+        agents: &Agents,
+        observed: &Observed,
+        today: Date,
+    ) -> BTreeMap<Ordinal, Result<Status, AgentError>> {
+        let Some(authority) = observed.secrets.stored_authority() else { return BTreeMap::new() };
+        let target = Target {
+            namespace: self.cluster.namespace(),
+            database: self.cluster.name(),
+            authority: &authority,
+            today,
+        };
+        match agents.ask_all(target, &addresses(self.cluster, &observed.pods)).await {
+            Ok(answers) => answers,
+            Err(error) => {
+                tracing::warn!(database = self.cluster.name(), %error, "no agent can be asked");
+                BTreeMap::new()
+            }
+        }
+    }
+
+    /// Kubernetes tells why a volume does not bind or a pod does not start only in events, so those are read,
+    /// and only while something is not ready.
+    async fn warnings(&self, observed: &Observed) -> Result<BTreeMap<String, String>, ObserveError> {
+        let mut warnings = BTreeMap::new();
+        for (kind, name, uid) in unready(self.cluster, observed) {
+            let events = ListParams::default().fields(&format!("involvedObject.uid={uid},type=Warning"));
+            let api: Api<Event> = Api::namespaced(self.client.clone(), self.cluster.namespace());
+            let listed = within(api.list(&events.limit(50))).await.map_err(|source| ObserveError::Read {
+                kind: "events of".to_owned() + " " + kind,
+                name: name.clone(),
+                source,
+            })?;
+            let latest =
+                listed.items.into_iter().max_by_key(|event| event.last_timestamp.clone().map(|time| time.0));
+            if let Some(message) = latest.and_then(|event| event.message) {
+                warnings.insert(format!("{kind}/{name}"), message);
+            }
+        }
+        Ok(warnings)
+    }
+
+    // Boxed: a dozen of these are awaited side by side, and a request is a large future.
+    fn get<'a, K>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<K>, ObserveError>>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + DeserializeOwned
+            + Debug
+            + Send
+            + 'a,
+    {
+        let api: Api<K> = Api::namespaced(self.client.clone(), self.cluster.namespace());
+        async move { within(api.get_opt(name)).await.map_err(|source| read_error::<K>(name, source)) }.boxed()
+    }
+
+    fn list<'a, K>(&'a self) -> BoxFuture<'a, Result<Vec<K>, ObserveError>>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + DeserializeOwned
+            + Debug
+            + Send
+            + 'a,
+    {
+        let api: Api<K> = Api::namespaced(self.client.clone(), self.cluster.namespace());
+        let mine = ListParams::default().labels(&format!("{LABEL_DATABASE}={}", self.cluster.name()));
+        let name = self.cluster.name();
+        async move {
+            let listed = within(api.list(&mine)).await;
+            listed.map(|list| list.items).map_err(|source| read_error::<K>(name, source))
+        }
+        .boxed()
+    }
+}
+
+fn read_error<K: Resource<DynamicType = ()>>(name: &str, source: CallError) -> ObserveError {
+    ObserveError::Read { kind: K::kind(&()).into_owned(), name: name.to_owned(), source }
+}
+
+/// Address of each member's pod.
+pub(crate) fn addresses(cluster: &Cluster, pods: &[Pod]) -> Addresses {
+    let address = |pod: &Pod| pod.status.as_ref()?.pod_ip.as_ref()?.parse::<IpAddr>().ok();
+    pods.iter().filter_map(|pod| Some((cluster.ordinal_of(&pod.name_any())?, address(pod)))).collect()
+}
+
+/// Objects that wait for something, by kind, name and UID.
+fn unready(cluster: &Cluster, observed: &Observed) -> Vec<(&'static str, String, String)> {
+    let volumes = observed
+        .volumes
+        .iter()
+        .filter(|claim| claim.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Pending"));
+    let pods = observed
+        .pods
+        .iter()
+        .filter(|pod| pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Pending"));
+    let volumes = volumes.filter_map(|claim| Some(("PersistentVolumeClaim", claim.name_any(), claim.uid()?)));
+    let pods = pods.filter_map(|pod| Some(("Pod", pod.name_any(), pod.uid()?)));
+    let missing = observed.pods.len() < usize::from(cluster.spec.replicas);
+    let set = observed.stateful_set.iter().filter(|_| missing);
+    let set = set.filter_map(|set| Some(("StatefulSet", set.name_any(), set.uid()?)));
+    volumes.chain(pods).chain(set).collect()
+}

@@ -1,0 +1,174 @@
+//! Why a pod does not start, in words that say what to do. Pure.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{ContainerStateWaiting, Pod};
+use kube::ResourceExt;
+
+use super::members::Trouble;
+
+/// Scheduling and mounting fail once or twice in any normal start (a volume binds after the pod was first
+/// looked at), so what lasts less than this is not worth telling.
+const PATIENCE_SECONDS: i64 = 8;
+
+/// The first thing that keeps `pod` from starting, most certain first.
+pub(super) fn trouble(pod: &Pod, age_seconds: i64, warnings: &BTreeMap<String, String>) -> Option<Trouble> {
+    if let Some(trouble) = waiting_containers(pod) {
+        return Some(trouble);
+    }
+    if age_seconds < PATIENCE_SECONDS {
+        return None;
+    }
+    volume(pod, warnings).or_else(|| unschedulable(pod)).or_else(|| mounting(pod, warnings))
+}
+
+fn waiting_containers(pod: &Pod) -> Option<Trouble> {
+    let status = pod.status.as_ref()?;
+    let init = status.init_container_statuses.iter().flatten();
+    let statuses = init.chain(status.container_statuses.iter().flatten());
+    let mut waiting = statuses.filter_map(|container| {
+        Some((container.name.as_str(), container.image.as_str(), container.state.as_ref()?.waiting.as_ref()?))
+    });
+    waiting.find_map(|(name, image, waiting)| container_trouble(&pod.name_any(), name, image, waiting))
+}
+
+fn container_trouble(
+    pod: &str,
+    container: &str,
+    image: &str,
+    waiting: &ContainerStateWaiting,
+) -> Option<Trouble> {
+    let detail = waiting.message.as_deref().unwrap_or("no details given");
+    let (reason, message) = match waiting.reason.as_deref()? {
+        "ErrImagePull" | "ImagePullBackOff" | "ErrImageNeverPull" | "RegistryUnavailable" => (
+            "ImagePullFailed",
+            format!(
+                "{pod} cannot pull {image}: check spec.image or spec.version and the registry ({detail})"
+            ),
+        ),
+        "InvalidImageName" => (
+            "InvalidImageName",
+            format!("{pod}: {image:?} is not an image name: correct spec.image ({detail})"),
+        ),
+        "CrashLoopBackOff" => (
+            "CrashLoop",
+            format!(
+                "container {container} of {pod} ends again and again: see kubectl logs {pod} -c {container} --previous"
+            ),
+        ),
+        "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => {
+            ("ContainerNotCreated", format!("container {container} of {pod} cannot be created: {detail}"))
+        }
+        _ => return None,
+    };
+    Some(Trouble { reason, message })
+}
+
+/// The claim says it better than the scheduler, which only knows that something is unbound.
+fn volume(pod: &Pod, warnings: &BTreeMap<String, String>) -> Option<Trouble> {
+    let mut claims = pod.spec.as_ref()?.volumes.iter().flatten().filter_map(|volume| {
+        volume.persistent_volume_claim.as_ref().map(|source| source.claim_name.as_str())
+    });
+    claims.find_map(|claim| {
+        let warning = warnings.get(&format!("PersistentVolumeClaim/{claim}"))?;
+        let message = format!(
+            "the volume {claim} of {} is not provided: check spec.storage and the StorageClass ({warning})",
+            pod.name_any()
+        );
+        Some(Trouble { reason: "VolumeNotProvisioned", message })
+    })
+}
+
+fn unschedulable(pod: &Pod) -> Option<Trouble> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    let refused = conditions
+        .iter()
+        .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")?;
+    let detail = refused.message.as_deref().unwrap_or("no details given");
+    let pod = pod.name_any();
+    let advice = match detail {
+        text if text.contains("volume node affinity conflict") => format!(
+            "its volume lies on a node that cannot run it; if that node is gone for good, delete the volume claim \
+             and the pod, and it is copied anew (kubectl delete pvc data-{pod}; kubectl delete pod {pod})"
+        ),
+        text if text.contains("unbound immediate PersistentVolumeClaims") => {
+            "its volume is not bound: check spec.storage and the StorageClass".to_owned()
+        }
+        text if text.contains("Insufficient") => "add nodes or lower spec.resources".to_owned(),
+        _ => "check nodes, taints, spec.affinity and spec.resources".to_owned(),
+    };
+    Some(Trouble { reason: "Unschedulable", message: format!("{pod} fits on no node: {advice} ({detail})") })
+}
+
+fn mounting(pod: &Pod, warnings: &BTreeMap<String, String>) -> Option<Trouble> {
+    let warning = warnings.get(&format!("Pod/{}", pod.name_any()))?;
+    Some(Trouble {
+        reason: "PodNotStarting",
+        message: format!("{} does not start: {warning}", pod.name_any()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn pod(status: &Value) -> Pod {
+        serde_json::from_value(json!({
+            "metadata": {"name": "orders-db-1"},
+            "spec": {"containers": [], "volumes": [
+                {"name": "data", "persistentVolumeClaim": {"claimName": "data-orders-db-1"}}
+            ]},
+            "status": status,
+        }))
+        .unwrap()
+    }
+
+    fn waiting(reason: &str) -> Pod {
+        pod(&json!({"containerStatuses": [{
+            "name": "postgres", "image": "postgres:99", "imageID": "", "ready": false, "restartCount": 0,
+            "state": {"waiting": {"reason": reason, "message": "not found"}},
+        }]}))
+    }
+
+    #[test]
+    fn containers_that_wait_say_why_at_once() {
+        for (reason, expected, advice) in [
+            ("ImagePullBackOff", "ImagePullFailed", "check spec.image"),
+            ("InvalidImageName", "InvalidImageName", "correct spec.image"),
+            ("CrashLoopBackOff", "CrashLoop", "kubectl logs orders-db-1 -c postgres --previous"),
+            ("CreateContainerConfigError", "ContainerNotCreated", "not found"),
+        ] {
+            let trouble = trouble(&waiting(reason), 0, &BTreeMap::new()).unwrap();
+            assert_eq!(trouble.reason, expected);
+            assert!(trouble.message.contains(advice), "{}", trouble.message);
+        }
+        assert_eq!(trouble(&waiting("PodInitializing"), 60, &BTreeMap::new()), None);
+    }
+
+    #[test]
+    fn scheduling_is_told_after_a_moment_and_with_advice() {
+        let pod = pod(&json!({"conditions": [{
+            "type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+            "message": "0/3 nodes are available: 3 node(s) had volume node affinity conflict.",
+        }]}));
+        assert_eq!(trouble(&pod, 1, &BTreeMap::new()), None);
+        let trouble = trouble(&pod, 60, &BTreeMap::new()).unwrap();
+        assert_eq!(trouble.reason, "Unschedulable");
+        assert!(trouble.message.contains("kubectl delete pvc data-orders-db-1"), "{}", trouble.message);
+    }
+
+    #[test]
+    fn a_claims_own_warning_wins_over_the_schedulers() {
+        let pod = pod(&json!({"conditions": [{
+            "type": "PodScheduled", "status": "False", "message": "unbound immediate PersistentVolumeClaims",
+        }]}));
+        let warning = r#"storageclass.storage.k8s.io "nope" not found"#;
+        let warnings =
+            BTreeMap::from([("PersistentVolumeClaim/data-orders-db-1".to_owned(), warning.to_owned())]);
+        let trouble = trouble(&pod, 60, &warnings).unwrap();
+        assert_eq!(trouble.reason, "VolumeNotProvisioned");
+        assert!(trouble.message.contains(warning), "{}", trouble.message);
+    }
+}

@@ -1,0 +1,48 @@
+//! Objects for tests.
+
+use kube::api::ObjectMeta;
+use proto::api::database::Database;
+use serde_json::{Value, json};
+
+use crate::{build::Shape, cluster::Cluster};
+
+/// `orders-db` in `prod` with three replicas; `changes` replace fields of the spec.
+pub(crate) fn database(changes: &Value) -> Database {
+    let mut spec = json!({
+        "version": "16.3",
+        "replicas": 3,
+        "storage": {"size": "50Gi", "storageClassName": "fast-ssd"},
+    });
+    spec.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+    Database {
+        metadata: ObjectMeta {
+            name: Some("orders-db".to_owned()),
+            namespace: Some("prod".to_owned()),
+            uid: Some("4bd1".to_owned()),
+            generation: Some(1),
+            ..ObjectMeta::default()
+        },
+        spec: serde_json::from_value(spec).unwrap(),
+        status: None,
+    }
+}
+
+/// The sample, validated.
+pub(crate) fn cluster() -> Cluster {
+    cluster_with(&json!({}))
+}
+
+/// The sample with changes, validated.
+pub(crate) fn cluster_with(changes: &Value) -> Cluster {
+    Cluster::parse(&database(changes)).unwrap()
+}
+
+/// Three pods, initialised.
+pub(crate) fn shape() -> Shape {
+    Shape {
+        system_identifier: Some(proto::postgres::SystemIdentifier(7_301_234_567_890_123_456)),
+        pods: 3,
+        template_size: "50Gi".to_owned(),
+        agent_image: "example.com/matriarch-agent:1".to_owned(),
+    }
+}
