@@ -2,7 +2,6 @@
 
 pub mod cargo;
 pub mod csi;
-pub mod fault;
 pub mod images;
 pub mod lab;
 pub mod scenario;

@@ -15,7 +15,11 @@ use proto::{
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
-use super::{kubectl::Kubectl, session::Access, wait};
+use super::{
+    kubectl::Kubectl,
+    session::{Access, Session},
+    wait,
+};
 
 /// A Database of the cluster that `kubectl` talks to.
 #[derive(Clone)]
@@ -44,6 +48,15 @@ pub struct Pod {
     pub address: Option<IpAddr>,
     /// Node, once it is scheduled.
     pub node: Option<String>,
+}
+
+/// What members identify themselves with, PEM.
+#[derive(Clone)]
+pub struct Identity {
+    /// The CA.
+    pub authority: String,
+    /// Signed by it, and the private key.
+    pub certificate_and_key: String,
 }
 
 /// What the Secrets of a Database hold.
@@ -111,6 +124,20 @@ impl Database {
         standby.context("no pod is labelled replica")
     }
 
+    /// The pod that the status calls primary.
+    pub async fn primary_of_status(&self) -> Result<String> {
+        self.status().await?.primary.context("the status names no primary")
+    }
+
+    /// Whether a pod accepts a write from the application.
+    pub async fn accepts_writes(&self, pod: &Pod) -> bool {
+        let write = async {
+            let session = Session::open(&self.access_to(pod).await?).await?;
+            session.execute("CREATE TEMPORARY TABLE IF NOT EXISTS probe ()", &[]).await
+        };
+        write.await.is_ok()
+    }
+
     /// As the application, through `<name>-rw`.
     pub async fn read_write(&self) -> Result<Access> {
         let api: Api<Service> = Api::namespaced(self.client.clone(), &self.namespace);
@@ -164,6 +191,15 @@ impl Database {
         let api: Api<KubePod> = Api::namespaced(self.client.clone(), &self.namespace);
         api.delete(&pod.name, &DeleteParams::default()).await?;
         Ok(())
+    }
+
+    /// A certificate of the Database's CA.
+    pub async fn identity(&self) -> Result<Identity> {
+        let secret = self.secret("tls").await?;
+        Ok(Identity {
+            authority: field(&secret, "ca.crt")?,
+            certificate_and_key: field(&secret, "tls.crt")? + &field(&secret, "tls.key")?,
+        })
     }
 
     async fn credentials(&self) -> Result<&Credentials> {

@@ -9,12 +9,16 @@
 //! | [`writer`] | an application that writes through `-rw` and remembers what was acknowledged |
 //! | [`intruder`] | clients that try to write on every pod directly |
 //! | [`verdict`] | what must hold after a fault |
+//! | [`trial`] | one fault under load, from healthy to healthy |
+//! | [`stage`] | the cluster, with the operator on it |
 
 pub mod database;
 pub mod intruder;
 pub mod kubectl;
 pub mod session;
 pub mod stage;
+pub mod switchover;
+pub mod trial;
 pub mod verdict;
 pub mod wait;
 pub mod writer;

@@ -1,3 +1,0 @@
-module matriarch/lab/faults
-
-go 1.25.0
