@@ -7,8 +7,26 @@
 //! | `run` | native sidecar | lease, elections, labels, HTTP; tells the supervisor what to do |
 
 mod boot_clock;
+mod chain;
+mod cluster;
+mod driver;
+mod environment;
+mod http;
 mod install;
+mod journal;
+mod lease;
+mod link;
+mod metrics;
+mod passwords;
+mod peer;
+mod pods;
+mod published;
+mod run;
+mod serving;
+mod settings;
+mod sql;
 mod supervisor;
+mod tls;
 
 use std::path::PathBuf;
 
@@ -35,18 +53,42 @@ enum Command {
     /// Started by `supervise`: enforces the same fence from a second process
     #[command(hide = true)]
     Twin,
+    /// Run the sidecar: lease, elections, labels, HTTP
+    Run,
 }
+
+/// Renewals must not wait behind a handshake or a scrape; more threads would only cost memory.
+const WORKER_THREADS: usize = 2;
+/// Only name lookups and reads of small files block; each thread costs a stack.
+const BLOCKING_THREADS: usize = 4;
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     match arguments.command {
         Command::Install { target } => install::install(&target).context("installing the agent"),
+        Command::Run => {
+            log_to_stderr();
+            sidecar()
+        }
         Command::Supervise(layout) => {
             log_to_stderr();
             supervisor::run(layout)
         }
         Command::Twin => supervisor::twin::run().context("enforcing the fence"),
     }
+}
+
+fn sidecar() -> anyhow::Result<()> {
+    rustls::crypto::ring::default_provider()
+        .install_default()
+        .map_err(|_| anyhow::anyhow!("a TLS provider was installed twice"))?;
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKER_THREADS)
+        .max_blocking_threads(BLOCKING_THREADS)
+        .enable_all()
+        .build()
+        .context("starting the runtime")?
+        .block_on(run::run())
 }
 
 /// Lines of JSON on standard error; `RUST_LOG` chooses what.

@@ -2,6 +2,7 @@
 
 pub mod cargo;
 pub mod csi;
+pub mod fault;
 pub mod images;
 pub mod lab;
 pub mod scenario;

@@ -1,5 +1,7 @@
 //! `lab`: the command that people and CI use to drive the local Kubernetes.
 
+mod fault_command;
+
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -42,6 +44,11 @@ enum Action {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Breaks something, or repairs it
+    Fault {
+        #[command(subcommand)]
+        fault: fault_command::Fault,
+    },
 }
 
 #[tokio::main]
@@ -64,6 +71,7 @@ async fn act(action: Action) -> Result<()> {
         Action::Test(options) => test(options).await,
         Action::Shell => shell().await,
         Action::Kubectl { arguments } => kubectl(&arguments).await,
+        Action::Fault { fault } => fault.act(&Lab::attach().await?).await,
     }
 }
 

@@ -56,6 +56,10 @@ pub const COREDNS: GoModule =
 pub const PAUSE: GoModule =
     GoModule { name: "pause", folder: "kubernetes/pause", packages: ".", link_flags: "", names: &[] };
 
+/// What makes the faults of the control plane.
+pub const FAULTS: GoModule =
+    GoModule { name: "faults", folder: "kubernetes/faults", packages: ".", link_flags: "", names: &[] };
+
 impl GoModule {
     /// The folder with the programs, built where they are not in the cache.
     pub async fn build(&self) -> Result<PathBuf> {

@@ -10,7 +10,7 @@ use super::process::Process;
 use super::{command, network, paths, pki};
 
 /// The process that the faults of the API server act on.
-pub(super) const API_SERVER_PROCESS: &str = "kube-apiserver";
+pub(crate) const API_SERVER_PROCESS: &str = "kube-apiserver";
 
 /// Where etcd listens, for the API server only: in the namespace's loopback.
 pub(super) const ETCD: &str = "http://127.0.0.1:2379";
@@ -24,7 +24,7 @@ pub(super) async fn start(programs: &Path) -> Result<()> {
     let policy = paths::at("audit-policy.json");
     std::fs::write(&policy, AUDIT_POLICY).with_context(|| format!("cannot write {}", policy.display()))?;
     process(programs, "etcd", &etcd()).start()?;
-    process(programs, API_SERVER_PROCESS, &api_server()).start()
+    start_api_server(programs)
 }
 
 /// Starts what acts through the API server.
@@ -33,8 +33,13 @@ pub(super) fn start_controllers(programs: &Path) -> Result<()> {
     process(programs, "kube-scheduler", &scheduler()).start()
 }
 
+/// Starts the API server again after it has been stopped.
+pub(crate) fn start_api_server(programs: &Path) -> Result<()> {
+    process(programs, API_SERVER_PROCESS, &api_server()).start()
+}
+
 /// A process of the control plane.
-pub(super) fn process(programs: &Path, program: &str, arguments: &[String]) -> Process {
+pub(crate) fn process(programs: &Path, program: &str, arguments: &[String]) -> Process {
     let mut command = vec![programs.join(program).display().to_string()];
     command.extend_from_slice(arguments);
     Process { name: program.to_owned(), namespace: network::control_plane(), cgroup: cgroup(), command }

@@ -17,7 +17,7 @@ pub(super) async fn share_root() -> Result<()> {
 }
 
 /// Unmounts everything in `folder`, the last mounted first.
-pub(super) async fn unmount_all(folder: &Path) -> Result<()> {
+pub(crate) async fn unmount_all(folder: &Path) -> Result<()> {
     for mount in under(folder)?.into_iter().rev() {
         let path = mount.to_string_lossy();
         // A file system that a fault has frozen would neither unmount nor let its writers end.
@@ -30,7 +30,7 @@ pub(super) async fn unmount_all(folder: &Path) -> Result<()> {
 }
 
 /// Lets every frozen file system in `folder` go on: their writers cannot even be killed before.
-pub(super) async fn unfreeze_all(folder: &Path) -> Result<()> {
+pub(crate) async fn unfreeze_all(folder: &Path) -> Result<()> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").context("cannot read the mounts")?;
     for (mount, kind) in parse(&mounts).into_iter().filter(|(mount, _)| mount.starts_with(folder)) {
         if kind == "xfs" || kind == "ext4" {

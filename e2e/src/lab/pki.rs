@@ -33,7 +33,7 @@ pub(super) fn authority() -> PathBuf {
 }
 
 /// The certificate and the key called `name`.
-pub(super) fn pair(name: &str) -> (PathBuf, PathBuf) {
+pub(crate) fn pair(name: &str) -> (PathBuf, PathBuf) {
     (file(&format!("{name}.crt")), file(&format!("{name}.key")))
 }
 

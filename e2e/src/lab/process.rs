@@ -101,6 +101,11 @@ pub async fn kill(name: &str) -> Result<()> {
     Ok(())
 }
 
+/// The id of the process of this name, where it runs.
+pub fn id(name: &str) -> Option<i32> {
+    find(name).map(|identity| identity.id)
+}
+
 /// The names of all processes that were ever started, and whether they run.
 pub fn all() -> Vec<(String, bool)> {
     let entries = fs::read_dir(paths::at("processes")).into_iter().flatten().flatten();

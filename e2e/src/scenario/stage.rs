@@ -1,19 +1,16 @@
 //! The cluster that scenarios play on: the lab, or the one of `$KUBECONFIG`, with the operator on it.
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::json;
 use tokio::sync::OnceCell;
 
 use super::{database::Database, kubectl::Kubectl, wait::say};
 use crate::{
     cargo::workspace,
+    fault::cluster::Cluster,
     images::{self, Name},
-    lab::{Lab, Node},
 };
 
 /// Namespace of the operator, as in `manifests/`.
@@ -37,19 +34,20 @@ pub struct Stage {
     pub client: kube::Client,
     /// The same as people use it.
     pub kubectl: Kubectl,
-    lab: Option<Lab>,
+    /// What faults need.
+    pub cluster: Cluster,
 }
 
 impl Stage {
-    /// The cluster of `$KUBECONFIG` if that is set and not the lab's; otherwise the lab, brought up if need be.
+    /// The cluster of `$KUBECONFIG` where that is set, else the lab, brought up if it is not.
     pub async fn attach() -> Result<Self> {
-        if let Some(path) = foreign_kubeconfig() {
-            let client = crate::lab::api::client(&path).await?;
-            return Ok(Self { client, kubectl: Kubectl::new("kubectl".into(), &path), lab: None });
-        }
-        let lab = Lab::up().await?;
-        let kubectl = Kubectl::new(lab.programs().join("kubectl"), lab.kubeconfig());
-        Ok(Self { client: lab.client().await?, kubectl, lab: Some(lab) })
+        let cluster = Cluster::connect().await?;
+        let program = match &cluster {
+            Cluster::Lab(lab) => lab.programs().join("kubectl"),
+            Cluster::Foreign(_) => "kubectl".into(),
+        };
+        let kubectl = Kubectl::new(program, cluster.kubeconfig());
+        Ok(Self { client: cluster.client().await?, kubectl, cluster })
     }
 
     /// The same with images, definition and operator of this checkout.
@@ -57,11 +55,6 @@ impl Stage {
         let stage = Self::attach().await?;
         INSTALLED.get_or_try_init(|| stage.install()).await?;
         Ok(stage)
-    }
-
-    /// The lab, for faults that only it can inject.
-    pub fn lab(&self) -> Result<&Lab> {
-        self.lab.as_ref().context("this needs the lab: unset KUBECONFIG")
     }
 
     /// A Database that may not exist yet, in a namespace that does.
@@ -95,10 +88,9 @@ impl Stage {
     }
 
     async fn install(&self) -> Result<()> {
-        if let Some(lab) = &self.lab {
+        if let Cluster::Lab(lab) = &self.cluster {
             say("building the images and importing them on every node");
-            let sockets: Vec<PathBuf> = lab.nodes().iter().map(Node::containerd_socket).collect();
-            images::ensure(&sockets, &images()?).await?;
+            images::ensure(lab, &images()?).await?;
         }
         say("installing the definition and the operator");
         let manifests = workspace().join("manifests").display().to_string();
@@ -111,11 +103,6 @@ impl Stage {
     async fn rolled_out(&self) -> Result<()> {
         self.kubectl.run(&["-n", SYSTEM, "rollout", "status", OPERATOR, ROLLOUT_LIMIT]).await.map(drop)
     }
-}
-
-fn foreign_kubeconfig() -> Option<PathBuf> {
-    let path = PathBuf::from(std::env::var_os("KUBECONFIG")?);
-    (path != Path::new(&crate::lab::paths::kubeconfig())).then_some(path)
 }
 
 fn images() -> Result<Vec<Name>> {

@@ -122,6 +122,27 @@ pub struct Member {
     pub data_id: Option<DataId>,
 }
 
+impl Member {
+    /// A member that knows nothing of itself yet.
+    pub fn unknown(patroni: Scope) -> Self {
+        Self {
+            state: State::Unknown,
+            role: Role::None,
+            server_version: None,
+            xlog: None,
+            timeline: None,
+            replication: Vec::new(),
+            lag: None,
+            dcs_last_seen: None,
+            database_system_identifier: None,
+            pending_restart: false,
+            patroni,
+            epoch: Epoch::default(),
+            data_id: None,
+        }
+    }
+}
+
 /// Who answers: `GET /patroni`'s `patroni`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Scope {

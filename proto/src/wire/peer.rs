@@ -3,8 +3,9 @@
 //!
 //! | request | body | answer |
 //! |---|---|---|
+//! | `POST /question` | [`crate::ha::question::Question`] | [`crate::ha::question::Reply`] |
 //! | `GET /status` | | [`Status`] |
-//! | `POST /switchover` | [`Switchover`] | 202 and [`Accepted`], or 4xx and [`Refused`] |
+//! | `POST /switchover` | [`Switchover`] | when the leader has released: 202 and [`Accepted`]; 409 if another member leads, 412 if nobody could take over, 503 without an outcome: [`Refused`] |
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,8 @@ use crate::{
     postgres::{SystemIdentifier, Timeline, WalPosition},
 };
 
+/// Path of [`crate::ha::question::Question`].
+pub const QUESTION_PATH: &str = "/question";
 /// Path of [`Status`].
 pub const STATUS_PATH: &str = "/status";
 /// Path of [`Switchover`].

@@ -1,0 +1,155 @@
+//! Keeps the server's configuration what the operator and the core want.
+//!
+//! A configuration that the server refuses never takes the database down and never keeps the core from changing
+//! the synchronous names: the last accepted one stays, or after a restart of the container with nothing
+//! accepted yet, the one without the user's part. The server's own words are shown until the wish changes.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use proto::{
+    clock::BootTime,
+    ha::{sync_names::SyncNames, view::View},
+    identity::RunId,
+    wire::{
+        config::AgentConfig,
+        supervisor::{Answer, Order, Report, Server, ServerConfig},
+    },
+};
+
+use super::{
+    Driver,
+    outcome::{Outcome, Work},
+};
+use crate::{boot_clock, chain::Chain, link::OrderError};
+
+/// A configuration that was lost or "not yet" is sent again after this.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
+/// Slots of members that are away keep at most this share of the volume.
+const SLOT_SHARE: u64 = 4;
+/// The least that slots may keep: a few minutes of a busy server.
+const SLOT_FLOOR_MB: u64 = 256;
+/// Reaches every database with a password, after the user's own rules had their say.
+const LAST_RULE: &str = "host all all all scram-sha-256";
+
+/// What is configured and what should be.
+#[derive(Debug)]
+pub(super) struct Configuring {
+    names: SyncNames,
+    /// In effect in this run of the supervisor.
+    applied: Option<(RunId, ServerConfig)>,
+    /// What the server refused, and in which words.
+    refused: Option<(ServerConfig, String)>,
+    retry_at: BootTime,
+}
+
+impl Default for Configuring {
+    fn default() -> Self {
+        Self { names: SyncNames::Closed, applied: None, refused: None, retry_at: BootTime::default() }
+    }
+}
+
+impl Configuring {
+    /// The core wants these names.
+    pub(super) fn set_names(&mut self, names: SyncNames) {
+        self.names = names;
+    }
+
+    /// What the server said about the wish, if it refused it.
+    pub(super) fn error(&self) -> Option<&str> {
+        self.refused.as_ref().map(|(_, why)| why.as_str())
+    }
+
+    fn in_run(&self, run: &RunId) -> Option<&ServerConfig> {
+        self.applied.as_ref().filter(|(applied, _)| applied == run).map(|(_, config)| config)
+    }
+
+    /// What to send now; `None` if it is in effect.
+    fn next(&mut self, wish: &ServerConfig, run: &RunId) -> Option<ServerConfig> {
+        let refused = self.refused.as_ref().is_some_and(|(refused, _)| same_but_names(refused, wish));
+        if !refused {
+            self.refused = None;
+        }
+        let applied = self.in_run(run);
+        let base = match (refused, applied) {
+            (false, _) => wish.clone(),
+            (true, Some(applied)) => applied.clone(),
+            (true, None) => without_user(wish),
+        };
+        let next = ServerConfig { synchronous_standby_names: wish.synchronous_standby_names.clone(), ..base };
+        (applied != Some(&next)).then_some(next)
+    }
+}
+
+fn same_but_names(one: &ServerConfig, other: &ServerConfig) -> bool {
+    one.parameters == other.parameters && one.hba == other.hba && one.generation == other.generation
+}
+
+fn without_user(wish: &ServerConfig) -> ServerConfig {
+    ServerConfig {
+        parameters: BTreeMap::new(),
+        hba: vec![LAST_RULE.to_owned()],
+        generation: String::new(),
+        synchronous_standby_names: wish.synchronous_standby_names.clone(),
+    }
+}
+
+/// What the server should run with.
+fn wish(config: &AgentConfig, names: &SyncNames) -> ServerConfig {
+    let mut parameters = config.parameters.clone();
+    let keep_mb = ((config.volume_bytes / SLOT_SHARE) >> 20).max(SLOT_FLOOR_MB);
+    parameters.entry("max_slot_wal_keep_size".to_owned()).or_insert(format!("{keep_mb}MB"));
+    let last = LAST_RULE.to_owned();
+    ServerConfig {
+        parameters,
+        hba: config.hba.iter().cloned().chain([last]).collect(),
+        synchronous_standby_names: names.setting(),
+        generation: config.generation.clone(),
+    }
+}
+
+impl Driver {
+    /// Sends the configuration if the one in effect is another.
+    pub(super) fn keep_configured(&mut self, view: &View) {
+        let Some(report) = view.report() else { return };
+        // A server starts closed, whatever was set before (S4).
+        if matches!(report.server, Server::Stopped { .. } | Server::Dying) {
+            self.configuring.set_names(SyncNames::Closed);
+        }
+        if view.now >= self.configuring.retry_at {
+            self.configure(report);
+        }
+    }
+
+    /// Sends what is wanted now.
+    pub(super) fn configure(&mut self, report: &Report) {
+        let wish = wish(&self.inputs.config.borrow(), &self.configuring.names);
+        if self.busy.contains(&Work::Configure) {
+            return;
+        }
+        let Some(config) = self.configuring.next(&wish, &report.run) else { return };
+        self.configuring.retry_at = boot_clock::now() + RETRY_AFTER;
+        let answer = self.hands.link.begin(Order::Configure(config.clone()));
+        let run = report.run.clone();
+        self.spawn(Work::Configure, async move {
+            Outcome::Configured { run, config, result: answer.wait().await }
+        });
+    }
+
+    /// Notes what came of it.
+    pub(super) fn note_configured(
+        &mut self,
+        run: RunId,
+        config: ServerConfig,
+        result: Result<Answer, OrderError>,
+    ) {
+        self.hands.hurry.notify_one();
+        match result {
+            Ok(_) => self.configuring.applied = Some((run, config)),
+            Err(OrderError::Refused(refusal)) if !refusal.transient => {
+                tracing::warn!(reason = %refusal.message, "the server refused the configuration");
+                self.configuring.refused = Some((config, refusal.message));
+            }
+            Err(error) => tracing::debug!(error = %Chain(&error), "the configuration was not set"),
+        }
+    }
+}

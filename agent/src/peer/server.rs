@@ -1,0 +1,101 @@
+//! Answers other members and the operator. Who gets here has shown a certificate of the Database's CA.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Json, Router,
+    extract::{DefaultBodyLimit, State},
+    http::StatusCode,
+    routing::{get, post},
+};
+use proto::{
+    ha::question::{Question, Refused as RefusedQuestion, Reply},
+    wire::peer::{Accepted, QUESTION_PATH, Refused, STATUS_PATH, SWITCHOVER_PATH, Status, Switchover},
+};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::timeout,
+};
+
+use crate::published::Published;
+
+/// Bodies are a few hundred bytes.
+const MAX_BODY: usize = 16 * 1024;
+/// The driver turns a question over to the supervisor, which may have to end a WAL receiver. The asker gives up
+/// about then.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(3);
+/// A switchover is answered when the old leader has released, which takes a checkpoint on a slow disk at worst.
+const SWITCHOVER_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// What the server hands to the driver.
+pub(crate) enum Incoming {
+    /// A question of the protocol.
+    Question(Question, oneshot::Sender<Reply>),
+    /// Somebody wants another leader; answered when that came to something.
+    Switchover(Switchover, oneshot::Sender<Result<Accepted, SwitchoverRefusal>>),
+}
+
+/// Why there is no switchover.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum SwitchoverRefusal {
+    /// The request makes no sense here: this member does not lead, or the names are unknown.
+    Misdirected(String),
+    /// Nobody could take over, or it failed.
+    NotPossible(String),
+}
+
+#[derive(Clone)]
+struct Shared {
+    incoming: mpsc::Sender<Incoming>,
+    published: watch::Receiver<Arc<Published>>,
+}
+
+/// The routes.
+pub(crate) fn routes(incoming: mpsc::Sender<Incoming>, published: watch::Receiver<Arc<Published>>) -> Router {
+    Router::new()
+        .route(QUESTION_PATH, post(question))
+        .route(STATUS_PATH, get(status))
+        .route(SWITCHOVER_PATH, post(switchover))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(Shared { incoming, published })
+}
+
+async fn question(State(shared): State<Shared>, Json(question): Json<Question>) -> Json<Reply> {
+    let (reply, replied) = oneshot::channel();
+    let exchange = async {
+        shared.incoming.send(Incoming::Question(question, reply)).await.ok()?;
+        replied.await.ok()
+    };
+    let reply = timeout(REPLY_TIMEOUT, exchange).await.ok().flatten();
+    Json(reply.unwrap_or_else(|| {
+        Reply::Refused(RefusedQuestion { sealed: None, why: "the agent did not answer in time".to_owned() })
+    }))
+}
+
+async fn status(State(shared): State<Shared>) -> Json<Status> {
+    Json(shared.published.borrow().status.clone())
+}
+
+async fn switchover(
+    State(shared): State<Shared>,
+    Json(wish): Json<Switchover>,
+) -> Result<(StatusCode, Json<Accepted>), (StatusCode, Json<Refused>)> {
+    let refuse = |code, message: String| (code, Json(Refused { message }));
+    let (reply, replied) = oneshot::channel();
+    let exchange = async {
+        shared.incoming.send(Incoming::Switchover(wish, reply)).await.ok()?;
+        replied.await.ok()
+    };
+    match timeout(SWITCHOVER_TIMEOUT, exchange).await {
+        Ok(Some(Ok(accepted))) => Ok((StatusCode::ACCEPTED, Json(accepted))),
+        Ok(Some(Err(SwitchoverRefusal::Misdirected(why)))) => Err(refuse(StatusCode::CONFLICT, why)),
+        Ok(Some(Err(SwitchoverRefusal::NotPossible(why)))) => {
+            Err(refuse(StatusCode::PRECONDITION_FAILED, why))
+        }
+        Ok(None) => Err(refuse(StatusCode::SERVICE_UNAVAILABLE, "the agent stops".to_owned())),
+        Err(_) => Err(refuse(
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("no outcome within {SWITCHOVER_TIMEOUT:?}; ask the members for their status"),
+        )),
+    }
+}

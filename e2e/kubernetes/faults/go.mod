@@ -1,0 +1,3 @@
+module matriarch/lab/faults
+
+go 1.25.0
