@@ -88,7 +88,8 @@ impl Container {
         Ok(Undo::new(format!("frozen.{}", self.name), SCRIPT, arguments))
     }
 
-    fn processes(&self, name: &str) -> Result<Vec<i32>> {
+    /// The processes called `name`, at least one.
+    pub fn processes(&self, name: &str) -> Result<Vec<i32>> {
         let named: Vec<i32> =
             self.cgroup.processes()?.into_iter().filter(|id| is_called(*id, name)).collect();
         let is_child = |id: &i32| parent(*id).is_some_and(|parent| named.contains(&parent));

@@ -22,7 +22,7 @@ const AUDIT_POLICY: &str = r#"{"apiVersion":"audit.k8s.io/v1","kind":"Policy","o
 pub(super) async fn start(programs: &Path) -> Result<()> {
     mount_etcd().await?;
     let policy = paths::at("audit-policy.json");
-    std::fs::write(&policy, AUDIT_POLICY).with_context(|| format!("cannot write {}", policy.display()))?;
+    paths::write(&policy, AUDIT_POLICY)?;
     process(programs, "etcd", &etcd()).start()?;
     start_api_server(programs)
 }

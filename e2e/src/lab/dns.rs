@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::addresses::DNS;
 use super::{control_plane, paths, pki};
@@ -10,7 +10,7 @@ use super::{control_plane, paths, pki};
 /// Starts CoreDNS, which serves as soon as it has seen the API server.
 pub(super) fn start(programs: &Path) -> Result<()> {
     let file = paths::at("Corefile");
-    std::fs::write(&file, corefile()).with_context(|| format!("cannot write {}", file.display()))?;
+    paths::write(&file, &corefile())?;
     let mut process = control_plane::process(programs, "coredns", &[format!("-conf={}", file.display())]);
     process.name = "coredns".into();
     process.start()

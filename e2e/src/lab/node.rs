@@ -127,8 +127,7 @@ impl Node {
     }
 
     fn write(&self, name: &str, content: &str) -> Result<()> {
-        let file = self.dir().join(name);
-        fs::write(&file, content).with_context(|| format!("cannot write {}", file.display()))
+        paths::write(&self.dir().join(name), content)
     }
 
     fn containerd_configuration(&self) -> String {

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::json;
 
 use super::cgroup::Cgroup;
@@ -22,8 +22,7 @@ pub(super) fn start_on(programs: &Path, node: &Node) -> Result<()> {
 
 fn start(programs: &Path, place: &str, namespace: PathBuf, cgroup: Cgroup) -> Result<()> {
     let file = paths::at(&format!("{place}.kube-proxy.json"));
-    std::fs::write(&file, configuration(place))
-        .with_context(|| format!("cannot write {}", file.display()))?;
+    paths::write(&file, &configuration(place))?;
     let program = programs.join("kube-proxy").display().to_string();
     let command = vec![program, format!("--config={}", file.display())];
     Process { name: format!("{place}.kube-proxy"), namespace, cgroup, command }.start()

@@ -7,11 +7,14 @@ use k8s_openapi::api::core::v1::Node as KubernetesNode;
 use kube::api::{Api, ListParams};
 
 use super::{Lab, api, paths, process};
+use crate::fault::undo;
 
 /// What of the lab runs, as a person reads it.
 #[derive(Debug)]
 pub struct Status {
     processes: Vec<(String, bool)>,
+    /// Those that undo themselves, and whether they still have to.
+    faults: Vec<(String, bool)>,
     nodes: Result<Vec<(String, bool)>, String>,
 }
 
@@ -19,7 +22,8 @@ pub struct Status {
 pub(super) async fn status() -> Result<Status> {
     let lab = Lab::attach().await?;
     let nodes = ready_nodes(&lab).await.map_err(|error| format!("{error:#}"));
-    Ok(Status { processes: process::all(), nodes })
+    let (faults, processes) = process::all().into_iter().partition(|(name, _)| name.starts_with(undo::TIMER));
+    Ok(Status { processes, faults, nodes })
 }
 
 impl Status {
@@ -51,6 +55,9 @@ impl fmt::Display for Status {
                 }
             }
             Err(error) => writeln!(f, "nodes       the API server does not answer: {error}")?,
+        }
+        for (fault, _) in self.faults.iter().filter(|(_, armed)| *armed) {
+            writeln!(f, "fault       {fault}")?;
         }
         for (name, _) in self.processes.iter().filter(|(_, runs)| !runs) {
             writeln!(f, "ended       {name}, see {}", paths::log(name).display())?;
