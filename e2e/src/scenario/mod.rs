@@ -5,6 +5,8 @@
 //! | [`kubectl`] | commands as people type them |
 //! | [`wait`] | waiting with an end and a line of progress |
 //! | [`database`] | one Database on the cluster: apply it, ask it, break it |
+//! | [`fault`] | whatever leads just now breaks |
+//! | [`switchover`] | asking for another primary |
 //! | [`session`] | a connection that tells an acknowledged commit from one that was only finished |
 //! | [`writer`] | an application that writes through `-rw` and remembers what was acknowledged |
 //! | [`intruder`] | clients that try to write on every pod directly |
@@ -13,6 +15,7 @@
 //! | [`stage`] | the cluster, with the operator on it |
 
 pub mod database;
+pub mod fault;
 pub mod intruder;
 pub mod kubectl;
 pub mod session;
