@@ -6,6 +6,7 @@ use std::{
     io::{self, Write},
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
 };
 
 use super::layout::Layout;
@@ -34,8 +35,12 @@ pub(crate) enum CertificateError {
     },
 }
 
+/// A job may copy at the same time as the regular look.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
 /// Copies what has changed; says whether anything has.
 pub(crate) fn refresh(layout: &Layout) -> Result<bool, CertificateError> {
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let target = layout.own_tls_dir();
     private_directory(&target)?;
     let mut changed = false;

@@ -18,6 +18,9 @@ use super::{
     tools::{LONG, Programs, Run},
 };
 
+/// A tebibyte, in megabytes: more than any log.
+const KEEP_ALL_WAL: &str = "wal_keep_size=1048576";
+
 impl Supervisor {
     /// Job: a new, empty database cluster.
     pub(crate) async fn initdb(self: &Arc<Self>, initdb: Initdb) -> Result<(), OrderError> {
@@ -142,7 +145,9 @@ impl Supervisor {
             durable::remove_file(&pgdata.join(name))?;
         }
         let mut command = self.programs().command("postgres")?;
-        command.arg("--single").arg("-D").arg(&pgdata).args(["-c", "archive_mode=off", "template1"]);
+        // Its checkpoint must not take away the log that pg_rewind reads back to the fork.
+        command.arg("--single").arg("-D").arg(&pgdata);
+        command.args(["-c", "archive_mode=off", "-c", KEEP_ALL_WAL, "template1"]);
         self.run_long(command, Vec::new())
     }
 
