@@ -28,8 +28,8 @@ const RETRY_AFTER: Duration = Duration::from_millis(500);
 const SLOT_SHARE: u64 = 4;
 /// The least that slots may keep: a few minutes of a busy server.
 const SLOT_FLOOR_MB: u64 = 256;
-/// Reaches every database with a password, after the user's own rules had their say.
-const LAST_RULE: &str = "host all all all scram-sha-256";
+/// Access without the user's rules: with a password, over TLS.
+const PLAIN_RULE: &str = "hostssl all all all scram-sha-256";
 
 /// What is configured and what should be.
 #[derive(Debug)]
@@ -87,7 +87,7 @@ fn same_but_names(one: &ServerConfig, other: &ServerConfig) -> bool {
 fn without_user(wish: &ServerConfig) -> ServerConfig {
     ServerConfig {
         parameters: BTreeMap::new(),
-        hba: vec![LAST_RULE.to_owned()],
+        hba: vec![PLAIN_RULE.to_owned()],
         generation: String::new(),
         synchronous_standby_names: wish.synchronous_standby_names.clone(),
     }
@@ -98,10 +98,9 @@ fn wish(config: &AgentConfig, names: &SyncNames) -> ServerConfig {
     let mut parameters = config.parameters.clone();
     let keep_mb = ((config.volume_bytes / SLOT_SHARE) >> 20).max(SLOT_FLOOR_MB);
     parameters.entry("max_slot_wal_keep_size".to_owned()).or_insert(format!("{keep_mb}MB"));
-    let last = LAST_RULE.to_owned();
     ServerConfig {
         parameters,
-        hba: config.hba.iter().cloned().chain([last]).collect(),
+        hba: config.hba.clone(),
         synchronous_standby_names: names.setting(),
         generation: config.generation.clone(),
     }

@@ -326,3 +326,6 @@ impl LeaseTask {
         self.state.send_modify(|state| state.trouble = Some(Chain(error).to_string()));
     }
 }
+
+#[cfg(test)]
+mod tests;
