@@ -171,10 +171,10 @@ impl Fault {
             Self::Resume { place, process } => place.find(lab).await?.resume(&process).await,
             Self::Freeze { place, limit } => place.find(lab).await?.freeze(limit.into()).await,
             Self::Thaw { place } => place.find(lab).await?.thaw().await,
-            Self::DiskFreeze { claim, limit } => claim.find(lab).await?.freeze(limit.into()).await,
-            Self::DiskThaw { claim } => claim.find(lab).await?.thaw().await,
-            Self::DiskFill { claim } => claim.find(lab).await?.fill().await,
-            Self::DiskUnfill { claim } => claim.find(lab).await?.unfill().await,
+            Self::DiskFreeze { claim, limit } => claim.find()?.freeze(limit.into()).await,
+            Self::DiskThaw { claim } => claim.find()?.thaw().await,
+            Self::DiskFill { claim } => claim.find()?.fill().map(drop),
+            Self::DiskUnfill { claim } => claim.find()?.unfill(),
         }
     }
 }
@@ -186,8 +186,8 @@ impl Place {
 }
 
 impl Claim {
-    async fn find(&self, lab: &Lab) -> Result<Disk> {
-        Disk::find(lab, &self.namespace, &self.claim).await
+    fn find(&self) -> Result<Disk> {
+        Disk::of_claim(&self.namespace, &self.claim)
     }
 }
 

@@ -3,12 +3,13 @@
 mod fault_command;
 
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
+use e2e::csi::serve::{self, Setup};
 use e2e::images;
 use e2e::lab::Lab;
 use e2e::suite;
@@ -49,6 +50,19 @@ enum Action {
         #[command(subcommand)]
         fault: fault_command::Fault,
     },
+    /// Serves the lab's volumes; started by `up`
+    #[command(hide = true)]
+    CsiDriver {
+        /// The folder of volumes and snapshots
+        #[arg(long)]
+        folder: PathBuf,
+        /// The socket for the sidecars
+        #[arg(long)]
+        controller: PathBuf,
+        /// A node and the root folder of its kubelet: `node1=/path`
+        #[arg(long = "kubelet", value_parser = kubelet)]
+        kubelets: Vec<(String, PathBuf)>,
+    },
 }
 
 #[tokio::main]
@@ -71,8 +85,17 @@ async fn act(action: Action) -> Result<()> {
         Action::Test(options) => test(options).await,
         Action::Shell => shell().await,
         Action::Kubectl { arguments } => kubectl(&arguments).await,
+        Action::CsiDriver { folder, controller, kubelets } => {
+            tracing_subscriber::fmt().with_ansi(false).with_writer(std::io::stderr).init();
+            Ok(serve::run(Setup { folder, controller, kubelets: kubelets.into_iter().collect() }).await?)
+        }
         Action::Fault { fault } => fault.act(&Lab::attach().await?).await,
     }
+}
+
+fn kubelet(argument: &str) -> Result<(String, PathBuf), String> {
+    let (node, folder) = argument.split_once('=').ok_or("not of the form node=folder")?;
+    Ok((node.to_owned(), folder.into()))
 }
 
 async fn up() -> Result<()> {

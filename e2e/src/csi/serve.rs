@@ -68,8 +68,11 @@ pub enum ServeError {
 }
 
 /// The socket that the kubelet with this root folder finds the driver by.
+///
+/// The `@` is for kubelet's first call, which names the server by the path of its socket, with every `/` as `%2F`.
+/// That is no valid name of a host and our HTTP/2 resets the call; before an `@` it is one of a user, and valid.
 pub fn kubelet_socket(kubelet: &Path) -> PathBuf {
-    kubelet.join("plugins_registry").join(format!("{DRIVER}.sock"))
+    kubelet.join("plugins_registry").join(format!("lab@{DRIVER}.sock"))
 }
 
 /// Serves until SIGTERM.
@@ -121,4 +124,20 @@ fn listen(socket: &Path) -> io::Result<UnixListener> {
         _ => {}
     }
     UnixListener::bind(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_path_of_the_socket_is_an_authority_as_kubelet_writes_it() {
+        let socket = kubelet_socket(Path::new("/var/lib/lab/node1/kubelet"));
+        let written = socket.to_str().unwrap().replace('/', "%2F");
+        assert!(written.parse::<http::uri::Authority>().is_ok(), "{written}");
+        assert!(
+            written.replace('@', "-").parse::<http::uri::Authority>().is_err(),
+            "no need for the @ any more"
+        );
+    }
 }

@@ -1,108 +1,107 @@
-//! A volume that hangs, or that is full.
+//! Faults of the disk under a volume: it hangs, or it is full. Other volumes are not affected, and nothing here asks the
+//! API server, which another fault may have cut off.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail};
-use k8s_openapi::api::core::v1::PersistentVolumeClaim;
-use kube::api::Api;
+use rustix::{
+    fs::{FallocateFlags, fallocate},
+    io::Errno,
+};
 
-use crate::csi::freeze;
-use crate::lab::{Lab, command};
+use crate::csi::{
+    freeze::{self, FreezeError},
+    mounts,
+    store::{Claim, Store},
+};
+use crate::lab::storage;
 
-/// What `fill` leaves in the volume, for `unfill` to remove.
-const BALLAST: &str = ".lab-ballast";
+/// The file that takes up the space of a disk filled by [`Disk::fill`].
+const FILLER: &str = ".lab-fill";
+/// Less cannot be taken: the size of a block of XFS.
+const BLOCK: u64 = 4096;
 
-/// In one piece as far as it goes, then in ever smaller ones: what is free is never in one place.
-const FILL: &str = r#"
-for size in 1073741824 134217728 16777216 1048576 65536 4096; do
-    while fallocate --offset "$(stat -c %s "$1" 2>/dev/null || echo 0)" --length $size "$1" 2>/dev/null; do :; done
-done"#;
-
-/// A volume that is mounted for a pod.
-#[derive(Clone, Debug)]
+/// The mounted disk of a claim.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Disk {
+    file: PathBuf,
     mount: PathBuf,
 }
 
 impl Disk {
-    /// The volume of this claim, which a running pod must use.
-    pub async fn find(lab: &Lab, namespace: &str, claim: &str) -> Result<Self> {
-        let claims: Api<PersistentVolumeClaim> = Api::namespaced(lab.client().await?, namespace);
-        let found =
-            claims.get(claim).await.with_context(|| format!("cannot read the claim {namespace}/{claim}"))?;
-        let volume = found.spec.and_then(|spec| spec.volume_name);
-        let volume = volume.with_context(|| format!("the claim {namespace}/{claim} has no volume yet"))?;
-        let mount = lab.nodes().iter().find_map(|node| mount_of(&node.kubelet_dir(), &volume));
-        let mount = mount.with_context(|| format!("no pod uses the claim {namespace}/{claim}"))?;
-        Ok(Self { mount })
+    /// The disk of the claim `name` in `namespace`, which a pod must be using.
+    pub fn of_claim(namespace: &str, name: &str) -> Result<Self> {
+        let claim = Claim { namespace: namespace.to_owned(), name: name.to_owned() };
+        let volumes = Store::new(storage::folder()).all_volumes()?;
+        let volume = volumes.into_iter().find(|v| v.record.claim.as_ref() == Some(&claim));
+        let file = volume
+            .with_context(|| format!("no volume belongs to the claim {namespace}/{name}: is it bound?"))?
+            .disk;
+        let mounts = mounts::of_disk(&file).context("reading the mounts failed")?;
+        let staged = mounts.into_iter().next();
+        let mount = staged
+            .with_context(|| format!("the volume of {namespace}/{name} is not mounted: no pod uses it"))?
+            .point;
+        Ok(Self { file, mount })
     }
 
-    /// Where it is mounted on this machine.
-    pub fn mount(&self) -> &Path {
+    /// Where the host sees what is on it.
+    pub fn path(&self) -> &Path {
         &self.mount
     }
 
-    /// Lets every write to it wait, for `limit` at most. Who waits cannot even be killed.
+    /// Makes it hang: every write waits, and whoever waits cannot even be killed. It thaws by itself after `limit`.
     pub async fn freeze(&self, limit: Duration) -> Result<()> {
-        freeze::freeze(&self.file()?, &self.mount, limit).await.map_err(Into::into)
+        Ok(freeze::freeze(&self.file, &self.mount, limit).await?)
     }
 
-    /// Lets the writes go on.
+    /// Lets it go on. It is no error if it does not hang.
     pub async fn thaw(&self) -> Result<()> {
-        freeze::thaw(&self.file()?, &self.mount).await.map_err(Into::into)
-    }
-
-    /// Leaves no room in it.
-    pub async fn fill(&self) -> Result<()> {
-        let ballast = self.mount.join(BALLAST);
-        command::run("sh", &["-c", FILL, "fill", &ballast.to_string_lossy()]).await?;
-        let space = rustix::fs::statvfs(&self.mount).context("cannot ask for the space left")?;
-        if space.f_bavail > 0 && space.f_bavail * space.f_frsize > 1 << 20 {
-            bail!("{} still has {} bytes free", self.mount.display(), space.f_bavail * space.f_frsize);
+        match freeze::thaw(&self.file, &self.mount).await {
+            Ok(()) | Err(FreezeError::NotFrozen(_)) => Ok(()),
+            Err(error) => Err(error.into()),
         }
-        Ok(())
     }
 
-    /// Gives the room back.
-    pub async fn unfill(&self) -> Result<()> {
-        command::run("rm", &["-f", &self.mount.join(BALLAST).to_string_lossy()]).await.map(drop)
+    /// Takes up all space that is free now, so that the next write finds none; says how many bytes.
+    pub fn fill(&self) -> Result<u64> {
+        if freeze::is_frozen(&self.file)? {
+            bail!("{} is frozen: thaw it before filling it", self.mount.display());
+        }
+        let path = self.mount.join(FILLER);
+        let file = File::options().create(true).append(true).open(&path);
+        let file = file.with_context(|| format!("making {} failed", path.display()))?;
+        take_all(&file, &self.mount).with_context(|| format!("filling {} failed", self.mount.display()))
     }
 
-    /// The file that is the disk: what the loop device under the mount reads and writes.
-    fn file(&self) -> Result<PathBuf> {
-        let mounts = fs::read_to_string("/proc/self/mounts").context("cannot read the mounts")?;
-        let device = device_of(&mounts, &self.mount)
-            .with_context(|| format!("{} is not mounted", self.mount.display()))?;
-        let backing = format!("/sys/block/{device}/loop/backing_file");
-        let file = fs::read_to_string(&backing).with_context(|| format!("cannot read {backing}"))?;
-        Ok(PathBuf::from(file.trim()))
+    /// Gives back what [`Self::fill`] took. It is no error if that was nothing.
+    pub fn unfill(&self) -> Result<()> {
+        let path = self.mount.join(FILLER);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("removing {} failed", path.display()))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
-fn mount_of(kubelet: &Path, volume: &str) -> Option<PathBuf> {
-    let pods = fs::read_dir(kubelet.join("pods")).ok()?.flatten();
-    pods.map(|pod| pod.path().join("volumes/kubernetes.io~csi").join(volume).join("mount"))
-        .find(|mount| mount.is_dir())
-}
-
-fn device_of(mounts: &str, mount: &Path) -> Option<String> {
-    mounts.lines().find_map(|line| {
-        let mut words = line.split(' ');
-        let (device, path) = (words.next()?, words.next()?);
-        (Path::new(path) == mount).then(|| device.trim_start_matches("/dev/").to_owned())
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_device_is_that_of_the_mount_itself() {
-        let mounts = "/dev/loop1 /a/b xfs rw 0 0\n/dev/loop2 /a xfs rw 0 0\n";
-        assert_eq!(device_of(mounts, Path::new("/a")).unwrap(), "loop2");
-        assert_eq!(device_of(mounts, Path::new("/a/c")), None);
+/// Allocates in ever smaller pieces, since free space is in pieces too and some of it is for the file system itself.
+fn take_all(file: &File, on: &Path) -> io::Result<u64> {
+    let stat = rustix::fs::statvfs(on)?;
+    let mut piece = (stat.f_bavail * stat.f_frsize).max(BLOCK);
+    let mut taken = file.metadata()?.len();
+    while piece >= BLOCK {
+        match fallocate(file, FallocateFlags::empty(), taken, piece) {
+            Ok(()) => taken += piece,
+            Err(Errno::NOSPC) => piece /= 2,
+            Err(other) => return Err(other.into()),
+        }
     }
+    Ok(taken)
 }

@@ -29,6 +29,7 @@ pub mod process;
 pub mod progress;
 mod proxy;
 mod status;
+pub mod storage;
 mod up;
 
 pub use node::Node;

@@ -186,6 +186,8 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
             "failCgroupV1": false,
             "failSwapOn": false,
             "oomScoreAdj": 0,
+            // An expanded volume grows at the next look at its pod, which by default comes once a minute.
+            "syncFrequency": "10s",
             // All nodes are on the disk of the machine: they must not evict for it early.
             "evictionHard": { "memory.available": "100Mi", "nodefs.available": "1%", "nodefs.inodesFree": "1%", "imagefs.available": "1%" },
             // Images are imported once and cannot be pulled again.

@@ -25,6 +25,7 @@ pub const LAB: &[Package] = &[
     Package { name: "conntrack", provides: "conntrack" },
     Package { name: "iproute2", provides: "ip" },
     Package { name: "util-linux", provides: "nsenter" },
+    Package { name: "xfsprogs", provides: "mkfs.xfs" },
     Package { name: "procps", provides: "sysctl" },
 ];
 

@@ -11,7 +11,7 @@ use rcgen::{
 use serde_json::json;
 
 use super::addresses::{API_SERVER, API_SERVICE};
-use super::{Node, paths};
+use super::{Node, paths, storage};
 
 /// The cluster's certificate authority, whose key is in memory only.
 pub(super) struct Authority {
@@ -86,7 +86,9 @@ impl Authority {
             "kubelet-client",
             Subject { user: "kubelet-client", group: Some("system:masters"), serves: &[] },
         )?;
-        for component in ["kube-controller-manager", "kube-scheduler", "kube-proxy", "coredns"] {
+        for component in
+            ["kube-controller-manager", "kube-scheduler", "kube-proxy", "coredns", storage::IDENTITY]
+        {
             let user = format!("system:{component}");
             self.issue(component, Subject { user: &user, group: None, serves: &[] })?;
             write_kubeconfig(component, &kubeconfig(component))?;

@@ -8,7 +8,7 @@ use futures::future::try_join_all;
 
 use super::{
     Lab, api, binaries, cgroup::Cgroup, control_plane, dns, down, host, image, mounts, network, node::Node,
-    packages, paths, pki, progress, proxy,
+    packages, paths, pki, progress, proxy, storage,
 };
 
 /// The programs that a lab is made of.
@@ -16,6 +16,7 @@ struct Programs {
     kubernetes: PathBuf,
     coredns: PathBuf,
     pause: PathBuf,
+    storage: storage::Programs,
 }
 
 /// Makes a lab, or starts what has ended of one that was whole.
@@ -40,6 +41,7 @@ async fn programs() -> Result<Programs> {
         kubernetes: binaries::KUBERNETES.build().await?,
         coredns: binaries::COREDNS.build().await?,
         pause: image::pause_archive(&binaries::PAUSE.build().await?).await?,
+        storage: storage::programs().await?,
     })
 }
 
@@ -48,12 +50,15 @@ async fn start(lab: &Lab, programs: &Programs) -> Result<()> {
         prepare(lab.nodes()).await?;
     }
     control_plane::start(&programs.kubernetes).await?;
+    storage::start_driver(lab.nodes())?;
     let client = lab.client().await?;
     tokio::try_join!(
         start_control_plane(&client, programs),
+        start_storage(&client, &programs.storage),
         try_join_all(lab.nodes().iter().map(|node| start_node(node, &client, programs))),
     )?;
     api::wait_nodes(&client, lab.nodes().len()).await?;
+    storage::wait_ready(&client, lab.nodes().len()).await?;
     fs::write(paths::complete(), "").context("cannot mark the lab as complete")
 }
 
@@ -74,6 +79,11 @@ async fn start_control_plane(client: &kube::Client, programs: &Programs) -> Resu
     proxy::start_for_host(&programs.kubernetes)?;
     api::apply(client, dns::PERMISSIONS).await?;
     dns::start(&programs.coredns)
+}
+
+async fn start_storage(client: &kube::Client, programs: &storage::Programs) -> Result<()> {
+    api::wait_ready(client).await?;
+    storage::start(client, programs).await
 }
 
 async fn start_node(node: &Node, client: &kube::Client, programs: &Programs) -> Result<()> {
