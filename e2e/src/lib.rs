@@ -1,7 +1,9 @@
 //! A real Kubernetes on one machine, faults for it, and the cluster tests of Matriarch.
 
+pub mod bench;
 pub mod cargo;
 pub mod csi;
+pub mod demo;
 pub mod fault;
 pub mod images;
 pub mod lab;

@@ -9,7 +9,9 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
+use e2e::bench;
 use e2e::csi::serve::{self, Setup};
+use e2e::demo;
 use e2e::images;
 use e2e::lab::Lab;
 use e2e::suite;
@@ -36,6 +38,10 @@ enum Action {
         #[arg(required = true)]
         images: Vec<String>,
     },
+    /// Shows a Database that survives the death of its primary
+    Demo,
+    /// Measures times, memory and image sizes against their targets
+    Bench(bench::Options),
     /// Runs every check and test; brings the lab up and takes it down where there was none
     Test(suite::Options),
     /// Starts a shell with kubectl in PATH and KUBECONFIG set
@@ -82,6 +88,8 @@ async fn act(action: Action) -> Result<()> {
         Action::Down => Lab::down().await,
         Action::Status => status().await,
         Action::LoadImage { images } => load_images(&images).await,
+        Action::Demo => demo::run().await,
+        Action::Bench(options) => bench::run(&options).await,
         Action::Test(options) => test(options).await,
         Action::Shell => shell().await,
         Action::Kubectl { arguments } => kubectl(&arguments).await,
