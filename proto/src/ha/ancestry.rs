@@ -17,7 +17,7 @@ pub enum Fate {
 
 /// The fate of data that was last opened in epoch `opened` and ends at `end`, under a leader of this history.
 pub fn fate(history: &[Opening], opened: Option<Epoch>, end: WalPosition) -> Fate {
-    if opened.is_some_and(|opened| !led(history, opened)) {
+    if opened.is_some_and(|opened| !led(history, opened) && !superseded(history, opened, end)) {
         return Fate::Rewind;
     }
     // The opening that left the timeline on which the data ends.
@@ -37,6 +37,11 @@ fn led(history: &[Opening], opened: Epoch) -> bool {
         || history.iter().any(|opening| opening.epoch == opened)
 }
 
+/// Whether the data has WAL of a later ancestor, and so was rewound since it was opened.
+fn superseded(history: &[Opening], opened: Epoch, end: WalPosition) -> bool {
+    history.iter().any(|opening| opening.timeline == end.timeline && opening.epoch > opened)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -47,7 +52,8 @@ mod tests {
 
     fn opening(epoch: u32, timeline: u32, switch: u64) -> Opening {
         let timeline = Timeline::new(timeline).unwrap();
-        Opening { epoch: Epoch(epoch), primary: DataId(u64::from(epoch)), timeline, switch: Lsn(switch) }
+        let (epoch, primary, switch) = (Epoch(epoch), DataId(u64::from(epoch)), Lsn(switch));
+        Opening { epoch, primary, timeline, switch, checkpointed: true }
     }
 
     fn at(timeline: u32, lsn: u64) -> WalPosition {
@@ -77,5 +83,7 @@ mod tests {
     fn data_opened_in_an_epoch_that_is_no_ancestor_rewinds_whatever_the_numbers_say() {
         assert_eq!(fate(&history(), Some(Epoch(2)), at(2, 150)), Fate::Rewind);
         assert_eq!(fate(&history(), Some(Epoch(1)), at(2, 150)), Fate::Follow);
+        // Rewound since: its WAL is of a later ancestor.
+        assert_eq!(fate(&history(), Some(Epoch(2)), at(4, 250)), Fate::Follow);
     }
 }

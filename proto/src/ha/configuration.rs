@@ -43,6 +43,11 @@ impl Configuration {
         self.standbys.intersection(flushed).count() >= usize::from(self.k)
     }
 
+    /// Whether nothing can ever be acknowledged under it: `Required` without enough standbys.
+    pub fn is_unsatisfiable(&self) -> bool {
+        usize::from(self.k) > self.standbys.len()
+    }
+
     /// What the primary's server is told.
     pub fn names(&self) -> SyncNames {
         match self.k {

@@ -188,8 +188,11 @@ enum Verdict {
 fn verdict(view: &View, document: &Document, survey: Survey, mine: WalPosition) -> Verdict {
     let answers = listed_answers(view, document, survey);
     let age = view.now.since(survey.since);
-    let others = document.members.len().saturating_sub(1);
-    if answers.len() < others && age < SURVEY_PATIENCE {
+    let silent = document
+        .members
+        .keys()
+        .any(|member| *member != view.me.ordinal && reply(view, *member, survey).is_none());
+    if silent && age < SURVEY_PATIENCE {
         return Verdict::Wait("waiting for the others' answers");
     }
     let Some(me) = view.durable().map(|durable| durable.data_id) else {

@@ -52,6 +52,10 @@ pub struct Opening {
     pub timeline: Timeline,
     /// Where it left the timeline before.
     pub switch: Lsn,
+    /// The promotion is done and a checkpoint on the new timeline too: only then may others rewind to this
+    /// leader or copy its data.
+    #[serde(default)]
+    pub checkpointed: bool,
 }
 
 /// How a holder left.

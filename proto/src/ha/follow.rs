@@ -89,6 +89,8 @@ fn copy(turn: &mut Turn<'_>, document: &Document, opening: Opening, leader: Ordi
     let recorded = view.config.system_identifier;
     if recorded.is_some_and(|recorded| recorded != document.system_identifier) {
         turn.doing("the Lease and the configuration name different clusters: copying nothing");
+    } else if !opening.checkpointed {
+        turn.doing(format!("waiting until member {leader} is promoted"));
     } else if !matches!(view.server(), Some(Server::Stopped { .. })) {
         stop(turn);
     } else {
@@ -194,6 +196,10 @@ fn rewind(turn: &mut Turn<'_>, document: &Document, opening: Opening, leader: Or
     if turn.memory.failed_rewinds >= REWINDS {
         give_up_data(turn, "it could not be rewound");
         copy(turn, document, opening, leader);
+        return;
+    }
+    if !opening.checkpointed {
+        turn.doing(format!("waiting for a checkpoint of member {leader}, to rewind to it"));
         return;
     }
     turn.doing(format!("rewinding to member {leader}"));

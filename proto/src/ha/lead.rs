@@ -25,6 +25,8 @@ use crate::{
 
 /// Other pods' stale labels are looked for this often: clearing them may fail.
 const STALE_LABELS_EVERY: Duration = Duration::from_secs(30);
+/// A checkpoint may take minutes; one that was lost is ordered again after this.
+const CHECKPOINT_RETRY: Duration = Duration::from_secs(10);
 /// A tenure that lasted this long was no failure.
 const STABLE_AFTER: Duration = Duration::from_mins(1);
 
@@ -111,8 +113,11 @@ fn amended(
     proven: Option<&Verified>,
 ) -> Document {
     let mut next = document.clone();
-    if let (Some(last), Some(switch)) = (next.history.last_mut(), switch) {
-        last.switch = switch;
+    let sql = turn.view.sql.as_ref();
+    let checkpoint = sql.and_then(|sql| sql.checkpoint_timeline);
+    if let Some(last) = next.history.last_mut() {
+        last.switch = switch.unwrap_or(last.switch);
+        last.checkpointed |= checkpoint == Some(last.timeline);
     }
     if let Some(members) = members::changed(turn, document) {
         next.members = members;
@@ -150,7 +155,8 @@ fn accept(turn: &mut Turn<'_>, tenure: &Tenure, document: &Document) {
 }
 
 fn tell_once(turn: &mut Turn<'_>, tenure: &Tenure, document: &Document) {
-    if turn.memory.told.insert(Told::Checkpoint) {
+    let checkpointed = document.opened(tenure.epoch).is_some_and(|opening| opening.checkpointed);
+    if !checkpointed && turn.due(Paced::Checkpoint, CHECKPOINT_RETRY) {
         turn.actions.push(Action::Checkpoint { epoch: tenure.epoch });
     }
     if !turn.memory.told.insert(Told::TookOver) {

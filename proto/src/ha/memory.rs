@@ -230,6 +230,4 @@ pub enum Told {
     TookOver,
     /// That durability was lost.
     DurabilityLost,
-    /// A checkpoint was ordered.
-    Checkpoint,
 }

@@ -6,7 +6,7 @@ use super::{
     document::Document,
     fence,
     lease::{HolderField, Observed, Recorded, Sighting},
-    memory::{PendingWrite, Tenure},
+    memory::{Paced, PendingWrite, Tenure},
     turn::Turn,
 };
 use crate::{clock::BootTime, identity::Epoch};
@@ -21,12 +21,16 @@ pub(super) fn settle(turn: &mut Turn<'_>) {
         && turn.memory.writes.iter().any(|write| write.id == refused)
     {
         turn.memory.writes.retain(|write| write.id != refused);
+        turn.memory.paced.remove(&Paced::Write);
         // The version has moved on: only a read tells to what.
         turn.read(Duration::ZERO);
     }
     let Sighting::Seen(observed) = &turn.view.lease.sighting else { return };
     if let Some(landed) = landed(turn, observed) {
         renewed(turn, observed, &landed);
+        // Answered: the next write need not wait.
+        turn.memory.writes.clear();
+        turn.memory.paced.remove(&Paced::Write);
     }
     let current = &observed.version.resource_version;
     turn.memory.writes.retain(|write| write.basis.as_ref() == Some(current));

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Names are set, probed and verified at most this often.
-const SQL_RETRY: Duration = Duration::from_millis(500);
+const SQL_RETRY: Duration = Duration::from_millis(300);
 /// A standby further behind is not yet worth waiting for: one WAL segment.
 const CAUGHT_UP_WITHIN: u64 = 16 * 1024 * 1024;
 
@@ -116,8 +116,10 @@ pub(super) fn next_configurations(
         (Some(current), None) => Configuration { k: 0, standbys: BTreeSet::new(), ..current.clone() },
         (Some(current), Some(wish)) => step(current, &wish)?,
     };
-    // Anything may be followed by "waits for nobody"; else one step must be settled before the next.
-    let may = settled || (next.k == 0 && current.is_some_and(|current| current.k > 0));
+    // Anything may be followed by "waits for nobody", and what nothing can be acknowledged under by anything;
+    // else one step must be settled before the next.
+    let may = settled
+        || current.is_some_and(|current| current.is_unsatisfiable() || (next.k == 0 && current.k > 0));
     may.then(|| document.configurations.iter().cloned().chain([next]).collect())
 }
 
@@ -215,9 +217,11 @@ fn leaves(turn: &Turn<'_>, document: &Document, tenure: &Tenure, id: DataId) -> 
 
 /// Tells people when commits stop or begin to wait for standbys.
 pub(super) fn tell(turn: &mut Turn<'_>, document: &Document, epoch: Epoch) {
-    let durable = target(document, epoch).is_some_and(|target| target.k > 0);
+    let in_force = &document.configurations;
+    let durable = target(document, epoch).is_some() && in_force.iter().all(|c| c.k > 0);
     turn.summary.durable = Some(durable);
-    let expected = turn.view.config.durability != Durability::Async && turn.view.config.replicas > 1;
+    // The first member of a new Database has nobody to miss yet.
+    let expected = turn.view.config.durability != Durability::Async && document.members.len() > 1;
     if durable {
         if turn.memory.told.remove(&Told::DurabilityLost) {
             turn.actions.push(Action::Emit(Event::DurabilityRestored));

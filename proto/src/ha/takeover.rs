@@ -286,8 +286,13 @@ fn open(
         return claim_above(turn, observed, document, Highest { epoch: takeover.epoch, timeline });
     }
     let standbys: BTreeSet<DataId> = takeover.sealed.keys().copied().filter(|id| *id != me).collect();
-    let opening =
-        Opening { epoch: takeover.epoch, primary: me, timeline: document.timeline, switch: end.lsn };
+    let opening = Opening {
+        epoch: takeover.epoch,
+        primary: me,
+        timeline: document.timeline,
+        switch: end.lsn,
+        checkpointed: false,
+    };
     let mut opened = document.clone();
     opened.history = document.history_of(end, opening);
     opened.configurations.extend(first_configuration(view, takeover.epoch, me, standbys));

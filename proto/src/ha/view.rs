@@ -12,7 +12,7 @@ use crate::{
     clock::BootTime,
     identity::{DataId, Epoch, Holder, Ordinal},
     pod,
-    postgres::{Lsn, WalPosition},
+    postgres::{Lsn, Timeline, WalPosition},
     wire::{
         config::AgentConfig,
         http::Role,
@@ -92,7 +92,7 @@ pub enum Supervisor {
 /// Ends of local WAL, as [`crate::wire::supervisor::Answer`] gave them to this agent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct LocalWal {
-    /// To [`crate::wire::supervisor::Order::Seal`].
+    /// To [`crate::wire::supervisor::Order::Seal`], whether this agent or a peer's question was behind it.
     pub sealed: Option<SealedEnd>,
     /// To [`crate::wire::supervisor::Order::EndOfWal`], and when it was ordered.
     pub end: Option<(BootTime, WalPosition)>,
@@ -125,6 +125,8 @@ pub struct SqlFacts {
     pub commits_wait: bool,
     /// The last local write that succeeded ([`super::action::Action::VerifyLocalWrite`]).
     pub verified: Option<Verified>,
+    /// `timeline_id` of `pg_control_checkpoint()`: pg_rewind works from that, not from the running server.
+    pub checkpoint_timeline: Option<Timeline>,
     /// Standbys by `application_name`, as far as it is a data id.
     pub standbys: BTreeMap<DataId, Standby>,
     /// Members that have a slot here ([`pod::member_slot`]).

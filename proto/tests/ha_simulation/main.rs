@@ -1,0 +1,250 @@
+//! Several production cores against each other: goals that must be reached, and random faults under which
+//! S1 to S4 must hold at every step (docs/ha.md). `HA_TRACE=1` prints every action.
+
+#![allow(clippy::unwrap_used, reason = "a test: what it builds is known to be there")]
+
+mod dice;
+mod faults;
+mod server;
+mod servers;
+mod wire;
+mod world;
+
+use faults::Fault;
+use proptest::prelude::*;
+use proto::wire::config::Durability;
+use world::{World, config};
+
+const SECOND: u64 = 1_000_000;
+
+/// Three members, formed and streaming.
+fn formed(seed: u64, durability: Durability) -> World {
+    let mut world = World::new(seed, 3, config(3, durability));
+    world.until(40 * SECOND, "three members form", |world| world.is_healthy(3));
+    world
+}
+
+fn after(fault: impl Fn(usize) -> Fault, limit: u64) -> World {
+    let mut world = formed(7, Durability::Preferred);
+    let old = world.primary().unwrap();
+    let epoch = world.journal.last_epoch;
+    world.apply(fault(old));
+    let outage = world.until(limit, "somebody leads a later epoch", |world| {
+        world.primary().is_some() && world.journal.last_epoch > epoch
+    });
+    eprintln!("outage {} ms, from {old} to {:?}", outage / 1000, world.primary());
+    world
+}
+
+#[test]
+fn first_start() {
+    for durability in [Durability::Preferred, Durability::Required, Durability::Async] {
+        let world = formed(1, durability);
+        eprintln!("{durability:?}: formed after {} ms", world.now / 1000);
+        assert_eq!(world.primary(), Some(0));
+    }
+}
+
+#[test]
+fn postgres_dies() {
+    let mut world = after(Fault::CrashPostgres, 3 * SECOND);
+    world.until(30 * SECOND, "all stream again", |world| world.is_healthy(3));
+}
+
+#[test]
+fn container_dies() {
+    let mut world = after(Fault::KillContainer, 3 * SECOND);
+    world.until(30 * SECOND, "all stream again", |world| world.is_healthy(3));
+}
+
+#[test]
+fn pod_is_lost_and_returns() {
+    let mut world = after(Fault::DeletePod, 13 * SECOND);
+    world.until(30 * SECOND, "all stream again", |world| world.is_healthy(3));
+}
+
+#[test]
+fn volume_is_lost() {
+    let mut world = after(Fault::WipeVolume, 13 * SECOND);
+    world.until(60 * SECOND, "all stream again", |world| world.is_healthy(3));
+}
+
+#[test]
+fn primary_is_isolated() {
+    let mut world = after(Fault::Isolate, 13 * SECOND);
+    world.run(10 * SECOND);
+    world.heal();
+    world.until(40 * SECOND, "all stream again", |world| world.is_healthy(3));
+}
+
+#[test]
+fn switchover_to_a_named_member() {
+    let mut world = after(|_| Fault::Switchover(Some(2)), 4 * SECOND);
+    assert_eq!(world.primary(), Some(2));
+    world.until(20 * SECOND, "all stream again", |world| world.is_healthy(3));
+}
+
+#[test]
+fn agent_restarts_and_postgres_does_not_notice() {
+    let mut world = formed(3, Durability::Preferred);
+    let (primary, epoch) = (world.primary().unwrap(), world.journal.last_epoch);
+    let run = world.nodes[primary].life.as_ref().unwrap().run;
+    world.apply(Fault::RestartAgent(primary));
+    world.run(20 * SECOND);
+    assert_eq!((world.primary(), world.journal.last_epoch), (Some(primary), epoch));
+    let life = world.nodes[primary].life.as_ref().unwrap();
+    assert_eq!((life.run, life.fences), (run, 0));
+}
+
+#[test]
+fn all_restart_at_once() {
+    let mut world = formed(4, Durability::Preferred);
+    for node in 0..3 {
+        world.apply(Fault::DeletePod(node));
+    }
+    world.until(40 * SECOND, "all stream again", |world| world.is_healthy(3));
+}
+
+#[test]
+fn scale_1_3_5_2() {
+    let mut world = World::new(5, 5, config(1, Durability::Preferred));
+    world.until(20 * SECOND, "one", |world| world.is_healthy(1));
+    world.config.replicas = 3;
+    world.until(30 * SECOND, "three", |world| world.is_healthy(3));
+    world.config.replicas = 5;
+    world.until(30 * SECOND, "five", |world| world.is_healthy(5));
+    // The leader itself is one that should go.
+    world.apply(Fault::Switchover(Some(4)));
+    world.until(30 * SECOND, "member 4 leads", |world| world.primary() == Some(4) && world.is_healthy(5));
+    world.config.replicas = 2;
+    world.until(60 * SECOND, "two", |world| world.is_healthy(2));
+    world.until(10 * SECOND, "slots of the others are dropped", |world| {
+        world.nodes[world.primary().unwrap()].life.as_ref().unwrap().slots.len() == 1
+    });
+}
+
+#[test]
+fn preferred_falls_back_and_returns() {
+    let mut world = formed(6, Durability::Preferred);
+    let primary = world.primary().unwrap();
+    for other in (0..3).filter(|other| *other != primary) {
+        world.apply(Fault::CutPeers(primary, other));
+    }
+    let acknowledged = world.journal.acknowledged.len();
+    world.until(20 * SECOND, "commits go on alone", |world| {
+        let configurations = &world.lease.contents.as_ref().unwrap().document.configurations;
+        matches!(&configurations[..], [only] if only.k == 0)
+            && world.journal.acknowledged.len() > acknowledged + 10
+    });
+    assert_eq!(world.primary(), Some(primary));
+    // Nobody else can lead now.
+    world.apply(Fault::KillContainer(primary));
+    world.nodes[primary].restart_at = u64::MAX;
+    world.run(30 * SECOND);
+    assert_eq!(world.primary(), None);
+    world.nodes[primary].restart_at = 0;
+    world.heal();
+    world.until(40 * SECOND, "the same leads, all stream", |world| world.is_healthy(3));
+}
+
+#[test]
+fn required_waits() {
+    let mut world = formed(8, Durability::Required);
+    let primary = world.primary().unwrap();
+    for other in (0..3).filter(|other| *other != primary) {
+        world.apply(Fault::CutPeers(primary, other));
+    }
+    world.run(2 * SECOND);
+    let acknowledged = world.journal.acknowledged.len();
+    world.run(30 * SECOND);
+    assert_eq!(world.journal.acknowledged.len(), acknowledged);
+    world.heal();
+    world.until(30 * SECOND, "all stream", |world| world.is_healthy(3));
+    assert!(world.journal.acknowledged.len() > acknowledged);
+}
+
+#[test]
+fn lease_is_deleted_under_its_holder() {
+    let mut world = formed(9, Durability::Preferred);
+    let (primary, epoch) = (world.primary(), world.journal.last_epoch);
+    world.lease.version = 0;
+    world.lease.contents = None;
+    world.until(10 * SECOND, "it is made again", |world| world.lease.contents.is_some());
+    world.until(20 * SECOND, "healthy", |world| world.is_healthy(3));
+    assert_eq!((world.primary(), world.journal.last_epoch), (primary, epoch));
+}
+
+fn fault(nodes: usize) -> impl Strategy<Value = Fault> {
+    let node = 0..nodes;
+    prop_oneof![
+        3 => node.clone().prop_map(Fault::CrashPostgres),
+        3 => node.clone().prop_map(Fault::KillContainer),
+        2 => node.clone().prop_map(Fault::RestartAgent),
+        3 => node.clone().prop_map(Fault::DeletePod),
+        2 => node.clone().prop_map(Fault::CutApi),
+        3 => node.clone().prop_map(Fault::Isolate),
+        3 => (node.clone(), 0..nodes).prop_map(|(a, b)| Fault::CutPeers(a, b)),
+        1 => Just(Fault::ApiDown),
+        2 => Just(Fault::LoseWriteAnswers),
+        2 => prop::option::of(0..u8::try_from(nodes).unwrap()).prop_map(Fault::Switchover),
+        4 => Just(Fault::Heal),
+    ]
+}
+
+/// Applies faults at their times, then heals and waits until all is well.
+fn survive(mut world: World, faults: Vec<(u64, Fault)>, members: usize) {
+    for (wait, fault) in faults {
+        world.run(wait);
+        world.apply(fault);
+    }
+    world.run(SECOND);
+    world.heal();
+    world.until(180 * SECOND, "healthy after healing", |world| world.is_healthy(members));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+
+    #[test]
+    fn random_faults_honest_clocks(
+        seed in any::<u64>(),
+        faults in prop::collection::vec((0..8 * SECOND, fault(3)), 1..12),
+    ) {
+        survive(formed(seed, Durability::Preferred), faults, 3);
+    }
+
+    #[test]
+    fn random_faults_required(
+        seed in any::<u64>(),
+        faults in prop::collection::vec((0..8 * SECOND, fault(3)), 1..12),
+    ) {
+        survive(formed(seed, Durability::Required), faults, 3);
+    }
+
+    /// S2 holds even if frozen primaries wake late.
+    #[test]
+    fn random_faults_with_freezes(
+        seed in any::<u64>(),
+        faults in prop::collection::vec(
+            (0..8 * SECOND, prop_oneof![
+                3 => fault(3),
+                2 => (0..3_usize, SECOND..60 * SECOND).prop_map(|(node, span)| Fault::Freeze(node, span)),
+            ]),
+            1..12,
+        ),
+    ) {
+        survive(formed(seed, Durability::Preferred), faults, 3);
+    }
+
+    /// One volume may be lost.
+    #[test]
+    fn random_faults_with_a_lost_volume(
+        seed in any::<u64>(),
+        node in 0..3_usize,
+        faults in prop::collection::vec((0..8 * SECOND, fault(3)), 1..8),
+    ) {
+        let mut all = vec![(0, Fault::WipeVolume(node))];
+        all.extend(faults);
+        survive(formed(seed, Durability::Preferred), all, 3);
+    }
+}
