@@ -111,6 +111,7 @@ fn translate(
         names: facts.synchronous_standby_names.clone(),
         commits_wait,
         verified,
+        checkpoint_timeline: facts.checkpoint_timeline,
         standbys: standbys.collect(),
         slots: facts.slots.iter().filter_map(|slot| slot_member(&slot.name)).collect(),
         works_at: reading.works_at,

@@ -41,6 +41,8 @@ pub(crate) struct Facts {
     pub(crate) replayed_at: Option<Timestamp>,
     /// Standby: age of that commit, in seconds.
     pub(crate) replayed_age: Option<f64>,
+    /// Timeline of the last checkpoint in `pg_control`.
+    pub(crate) checkpoint_timeline: Option<Timeline>,
     /// Standby: whether the WAL receiver streams.
     pub(crate) streaming: bool,
     /// Standby: whether somebody paused replay.

@@ -12,6 +12,7 @@ SELECT pg_catalog.json_build_object(
     pg_catalog.pg_last_xact_replay_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') END,
   'replayedAge', CASE WHEN r.recovery THEN pg_catalog.date_part(
     'epoch', pg_catalog.clock_timestamp() - pg_catalog.pg_last_xact_replay_timestamp()) END,
+  'checkpointTimeline', (SELECT c.timeline_id FROM pg_catalog.pg_control_checkpoint() c),
   'streaming', coalesce(w.status = 'streaming', false),
   'paused', CASE WHEN r.recovery THEN pg_catalog.pg_is_wal_replay_paused() ELSE false END,
   'synchronousStandbyNames', pg_catalog.current_setting('synchronous_standby_names'),
