@@ -7,5 +7,6 @@ pub mod demo;
 pub mod fault;
 pub mod images;
 pub mod lab;
+pub mod s3;
 pub mod scenario;
 pub mod suite;

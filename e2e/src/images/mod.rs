@@ -56,11 +56,12 @@ impl fmt::Display for Name {
 impl FromStr for Name {
     type Err = anyhow::Error;
 
-    /// `agent`, `operator`, `tools`, or a PostgreSQL version such as `16.13` or `16`.
+    /// `agent`, `operator`, `s3`, `tools`, or a PostgreSQL version such as `16.13` or `16`.
     fn from_str(text: &str) -> Result<Self> {
         match text {
             "agent" => Ok(Self::Own(Program::Agent)),
             "operator" => Ok(Self::Own(Program::Operator)),
+            "s3" => Ok(Self::Own(Program::S3Server)),
             "tools" => Ok(Self::Tools),
             version => version.parse().map(Self::Postgres),
         }
@@ -78,15 +79,13 @@ pub async fn ensure(lab: &Lab, names: &[Name]) -> Result<()> {
 
 /// The images in the store, built where they are not there yet.
 pub async fn build(store: &Store, names: &[Name]) -> Result<Vec<Image>> {
-    let own =
-        names.iter().filter_map(|name| if let Name::Own(program) = name { Some(*program) } else { None });
-    let mut images = own::images(store, &own.collect::<Vec<_>>()).await?;
+    let mut images = Vec::new();
     for name in names {
-        match name {
-            Name::Own(_) => {}
-            Name::Postgres(release) => images.push(postgres::image(store, *release).await?),
-            Name::Tools => images.push(tools::image(store).await?),
-        }
+        images.push(match name {
+            Name::Own(program) => own::image(store, *program).await?,
+            Name::Postgres(release) => postgres::image(store, *release).await?,
+            Name::Tools => tools::image(store).await?,
+        });
     }
     Ok(images)
 }

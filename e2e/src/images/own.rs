@@ -1,6 +1,5 @@
 //! The images of the project's own programs: static binaries, as their Dockerfiles say.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -22,6 +21,9 @@ pub const AGENT: &str = "docker.io/matriarch/agent:dev";
 /// The name that pods give the operator's image.
 pub const OPERATOR: &str = "docker.io/matriarch/operator:dev";
 
+/// The name that pods give the image of the tests' S3 server.
+pub const S3_SERVER: &str = "docker.io/matriarch/s3-server:dev";
+
 const TARGET: &str = "x86_64-unknown-linux-musl";
 /// The C compiler for ring, which is part assembly and part C.
 const PACKAGES: &[Package] = &[Package { name: "musl-tools", provides: "musl-gcc" }];
@@ -35,6 +37,8 @@ pub enum Program {
     Agent,
     /// Runs once for the cluster.
     Operator,
+    /// Where the tests put backups.
+    S3Server,
 }
 
 impl Program {
@@ -43,6 +47,7 @@ impl Program {
         match self {
             Self::Agent => AGENT,
             Self::Operator => OPERATOR,
+            Self::S3Server => S3_SERVER,
         }
     }
 
@@ -50,6 +55,7 @@ impl Program {
         match self {
             Self::Agent => "agent",
             Self::Operator => "operator",
+            Self::S3Server => "s3-server",
         }
     }
 
@@ -57,37 +63,30 @@ impl Program {
         match self {
             Self::Agent => workspace().join("Dockerfile.agent"),
             Self::Operator => workspace().join("Dockerfile.operator"),
+            Self::S3Server => workspace().join("e2e/s3-server/Dockerfile"),
         }
     }
 }
 
-/// Compiles `programs`, which costs nothing where nothing has changed, and makes their images.
-pub async fn images(store: &Store, programs: &[Program]) -> Result<Vec<Image>> {
-    if programs.is_empty() {
-        return Ok(Vec::new());
-    }
-    let binaries = compile(programs).await?;
-    let mut images = Vec::new();
-    for program in programs {
-        let binary = binaries.get(program.package());
-        let binary = binary.with_context(|| format!("cargo built no program {}", program.package()))?;
-        images.push(image(store, *program, binary).await?);
-    }
-    Ok(images)
+/// Compiles `program`, which costs nothing where nothing has changed, and makes its image.
+pub async fn image(store: &Store, program: Program) -> Result<Image> {
+    assemble(store, program, &compile(program).await?).await
 }
 
-async fn compile(programs: &[Program]) -> Result<BTreeMap<String, PathBuf>> {
+/// Each package by itself: compiled together, one would get the features that another asks for, and its
+/// program would depend on what else is built.
+async fn compile(program: Program) -> Result<PathBuf> {
     packages::ensure(PACKAGES).await?;
+    let package = program.package();
     let mut command = cargo();
-    command.args(["build", "--locked", "--profile=dist", "--target", TARGET]);
+    command.args(["build", "--locked", "--profile=dist", "--target", TARGET, "--package", package]);
     command.arg("--message-format=json-render-diagnostics");
-    for program in programs {
-        command.args(["--package", program.package()]);
-    }
     // Without the paths of this machine, the same sources give the same program on another one.
     command.env("RUSTFLAGS", format!("--remap-path-prefix={}=/cargo", cargo_home()?.display()));
-    let messages = progress::of("compiling what the images hold", output(command, BUILD_LIMIT)).await?;
-    Ok(messages.lines().filter_map(executable).collect())
+    let what = format!("compiling {package} as it ships");
+    let messages = progress::of(&what, output(command, BUILD_LIMIT)).await?;
+    let program = messages.lines().find_map(|line| executable(line, package));
+    program.with_context(|| format!("cargo built no program {package}"))
 }
 
 fn cargo_home() -> Result<PathBuf> {
@@ -97,14 +96,14 @@ fn cargo_home() -> Result<PathBuf> {
     }
 }
 
-/// The name and path of a program out of one of cargo's messages.
-fn executable(message: &str) -> Option<(String, PathBuf)> {
+/// The path of the program out of one of cargo's messages.
+fn executable(message: &str, name: &str) -> Option<PathBuf> {
     let message: Value = serde_json::from_str(message).ok()?;
     let path = PathBuf::from(message["executable"].as_str()?);
-    Some((message["target"]["name"].as_str()?.to_owned(), path))
+    (message["target"]["name"] == name).then_some(path)
 }
 
-async fn image(store: &Store, program: Program, binary: &Path) -> Result<Image> {
+async fn assemble(store: &Store, program: Program, binary: &Path) -> Result<Image> {
     let source = program.dockerfile();
     let text = fs::read_to_string(&source).with_context(|| format!("cannot read {}", source.display()))?;
     let said = dockerfile::parse(&text).with_context(|| format!("cannot use {}", source.display()))?;
@@ -136,7 +135,7 @@ mod tests {
 
     #[test]
     fn the_dockerfiles_are_understood() {
-        for program in [Program::Agent, Program::Operator] {
+        for program in [Program::Agent, Program::Operator, Program::S3Server] {
             let text = fs::read_to_string(program.dockerfile()).unwrap();
             let file = dockerfile::parse(&text).unwrap();
             assert_eq!(file.copies[0].0, program.package());
@@ -147,8 +146,9 @@ mod tests {
     #[test]
     fn programs_are_found_in_what_cargo_says() {
         let line = r#"{"reason":"compiler-artifact","target":{"name":"agent"},"executable":"/t/agent"}"#;
-        assert_eq!(executable(line), Some(("agent".to_owned(), PathBuf::from("/t/agent"))));
+        assert_eq!(executable(line, "agent"), Some(PathBuf::from("/t/agent")));
+        assert_eq!(executable(line, "operator"), None);
         let library = r#"{"reason":"compiler-artifact","target":{"name":"proto"},"executable":null}"#;
-        assert_eq!(executable(library), None);
+        assert_eq!(executable(library, "proto"), None);
     }
 }

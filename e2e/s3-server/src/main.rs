@@ -1,0 +1,101 @@
+//! An S3 server for tests: objects are files in one folder, every bucket a folder in it.
+//!
+//! Its conditional writes are as S3's: of many that race, one wins. It keeps nothing across the loss of
+//! its folder and forgets uploads that were not completed: it is for tests only.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::TokioIo;
+use s3s::auth::SimpleAuth;
+use s3s::service::{S3Service, S3ServiceBuilder};
+use s3s_fs::FileSystem;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Mutex, Semaphore};
+
+/// How many connections are served at once: more than any test opens, and fewer than would fill memory.
+const CONNECTIONS: usize = 256;
+
+/// An S3 server for tests.
+#[derive(Parser)]
+#[command(name = "s3-server", version)]
+struct Arguments {
+    /// Where to listen
+    #[arg(long, default_value = "0.0.0.0:9000")]
+    listen: SocketAddr,
+    /// Where the buckets are
+    #[arg(long)]
+    folder: PathBuf,
+    /// Buckets to make
+    #[arg(long)]
+    bucket: Vec<String>,
+    /// Who may do everything
+    #[arg(long, env = "AWS_ACCESS_KEY_ID")]
+    access_key: String,
+    /// The key of that user
+    #[arg(long, env = "AWS_SECRET_ACCESS_KEY", hide_env_values = true)]
+    secret_key: String,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    for bucket in &arguments.bucket {
+        let folder = arguments.folder.join(bucket);
+        std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    }
+    let files = FileSystem::new(&arguments.folder)
+        .map_err(|error| anyhow::anyhow!("cannot serve {}: {error:?}", arguments.folder.display()))?;
+    let mut builder = S3ServiceBuilder::new(files);
+    builder.set_auth(SimpleAuth::from_single(arguments.access_key, arguments.secret_key));
+    let server = Server { s3: builder.build(), conditional: Arc::new(Mutex::new(())) };
+    let listener = TcpListener::bind(arguments.listen)
+        .await
+        .with_context(|| format!("cannot listen on {}", arguments.listen))?;
+    server.serve(listener).await
+}
+
+#[derive(Clone)]
+struct Server {
+    s3: S3Service,
+    /// Held during a conditional write: the file system's own check and write are two steps.
+    conditional: Arc<Mutex<()>>,
+}
+
+impl Server {
+    async fn serve(self, listener: TcpListener) -> Result<()> {
+        let free = Arc::new(Semaphore::new(CONNECTIONS));
+        loop {
+            let place = Arc::clone(&free).acquire_owned().await?;
+            let (connection, _) = listener.accept().await.context("cannot accept connections")?;
+            let server = self.clone();
+            tokio::spawn(async move {
+                server.connection(connection).await;
+                drop(place);
+            });
+        }
+    }
+
+    async fn connection(self, connection: TcpStream) {
+        let service = service_fn(|request| self.answer(request));
+        if let Err(error) = http1::Builder::new().serve_connection(TokioIo::new(connection), service).await {
+            eprintln!("a connection broke: {error}");
+        }
+    }
+
+    async fn answer(&self, request: Request<Incoming>) -> Result<s3s::HttpResponse, s3s::HttpError> {
+        let _alone = if is_conditional(&request) { Some(self.conditional.lock().await) } else { None };
+        Service::call(&self.s3, request).await
+    }
+}
+
+fn is_conditional<B>(request: &Request<B>) -> bool {
+    ["if-match", "if-none-match"].iter().any(|name| request.headers().contains_key(*name))
+}

@@ -1,0 +1,50 @@
+//! The S3 server of the lab keeps what tests of backups rely on, most of all that of many writers one wins.
+
+use anyhow::Result;
+use e2e::images;
+use e2e::lab::Lab;
+use e2e::s3::{Server, Written};
+use futures::future::try_join_all;
+use k8s_openapi::api::core::v1::Namespace;
+use kube::api::{Api, DeleteParams, Patch, PatchParams};
+use serde_json::json;
+
+const NAMESPACE: &str = "s3-test";
+/// Enough that they do run into each other.
+const WRITERS: usize = 16;
+
+#[tokio::test]
+#[ignore = "needs the lab"]
+async fn of_many_conditional_writers_one_wins() -> Result<()> {
+    let lab = Lab::attach().await?;
+    images::ensure(&lab, &["s3".parse()?]).await?;
+    let client = lab.client().await?;
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let restricted = json!({
+        "apiVersion": "v1", "kind": "Namespace",
+        "metadata": {"name": NAMESPACE, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
+    });
+    namespaces.patch(NAMESPACE, &PatchParams::apply("test"), &Patch::Apply(restricted)).await?;
+    let server = Server::start(&client, NAMESPACE, &["wal"]).await?;
+    let bucket = server.bucket("wal")?;
+
+    bucket.put("a folder/one", b"1").await?;
+    assert_eq!(bucket.get("a folder/one").await?.as_deref(), Some(&b"1"[..]));
+    assert_eq!(bucket.get("nothing").await?, None);
+    assert_eq!(bucket.put_if_absent("a folder/one", b"2").await?, Written::AlreadyThere);
+    assert_eq!(bucket.get("a folder/one").await?.as_deref(), Some(&b"1"[..]));
+    assert_eq!(bucket.put_if_absent("a folder/two", b"2").await?, Written::Yes);
+    assert_eq!(bucket.list("a folder/").await?, ["a folder/one", "a folder/two"]);
+    bucket.delete("a folder/one").await?;
+    assert_eq!(bucket.list("").await?, ["a folder/two"]);
+
+    let contents: Vec<String> = (0..WRITERS).map(|writer| format!("{writer}").repeat(100_000)).collect();
+    let writes =
+        try_join_all(contents.iter().map(|content| bucket.put_if_absent("race", content.as_bytes()))).await?;
+    let winners: Vec<usize> = (0..WRITERS).filter(|&writer| writes[writer] == Written::Yes).collect();
+    assert_eq!(winners.len(), 1, "{writes:?}");
+    assert_eq!(bucket.get("race").await?.as_deref(), Some(contents[winners[0]].as_bytes()));
+
+    namespaces.delete(NAMESPACE, &DeleteParams::background()).await?;
+    Ok(())
+}
