@@ -2,8 +2,10 @@
 
 use std::process::Command;
 
-use e2e::images::{self, oci, store::Store};
-use e2e::lab::cache;
+use e2e::images::{self, Name, oci, postgres::Release, store::Store};
+use e2e::lab::{Lab, cache};
+use e2e::scenario::stage::Stage;
+use serde_json::json;
 
 #[tokio::test]
 #[ignore = "needs root, debootstrap and the package mirrors"]
@@ -47,4 +49,77 @@ async fn own_images_are_small_and_the_same_from_another_cache() {
         assert!(first.size() <= OWN_LIMIT, "{} has {} bytes", first.reference, first.size());
     }
     assert_eq!(first.len(), 2);
+}
+
+/// What a replica needs besides the server; each must run, so that nothing it is linked to is missing.
+const PROGRAMS: &str =
+    "pg_amcheck pg_basebackup pg_controldata pg_ctl pg_dump pg_rewind pg_upgrade pg_waldump pgbench psql";
+const NAMESPACE: &str = "images-test";
+
+/// As an agent does it: no root, nothing but volumes to write to. Loading the library that streams shows
+/// that it finds libpq, whose lack no other program would notice.
+fn server_pod(release: Release) -> String {
+    let script = format!(
+        "set -e; test \"$(id -un)\" = postgres; initdb --data-checksums --locale=C.UTF-8 >/dev/null; \
+         pg_ctl start --wait --log=/tmp/log --options='-c listen_addresses= -k /tmp' >/dev/null; \
+         psql -h /tmp -Atqc \"load 'libpqwalreceiver'\" -c 'show server_version'; pg_ctl stop >/dev/null; \
+         for program in {PROGRAMS}; do $program --version >/dev/null; done"
+    );
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": pod_name(release)},
+        "spec": {
+            "restartPolicy": "Never",
+            "securityContext": {
+                "runAsNonRoot": true, "runAsUser": 999, "runAsGroup": 999, "fsGroup": 999,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [{
+                "name": "postgres",
+                "image": release.reference(),
+                "imagePullPolicy": "IfNotPresent",
+                "command": ["sh", "-c", script],
+                "securityContext": {
+                    "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
+                    "capabilities": {"drop": ["ALL"]},
+                },
+                "volumeMounts": [
+                    {"name": "data", "mountPath": "/var/lib/postgresql"},
+                    {"name": "scratch", "mountPath": "/tmp"},
+                ],
+            }],
+            "volumes": [{"name": "data", "emptyDir": {}}, {"name": "scratch", "emptyDir": {}}],
+        },
+    })
+    .to_string()
+}
+
+fn pod_name(release: Release) -> String {
+    format!("postgres-{release}").replace('.', "-")
+}
+
+#[tokio::test]
+#[ignore = "needs the lab"]
+async fn a_server_of_every_major_runs_without_root() {
+    let lab = Lab::attach().await.unwrap();
+    let releases: Vec<Release> =
+        ["14", "15", "16.13", "16", "17", "18"].iter().map(|name| name.parse().unwrap()).collect();
+    let names: Vec<Name> = releases.iter().map(|release| Name::Postgres(*release)).collect();
+    images::ensure(&lab, &names).await.unwrap();
+    let stage = Stage::attach().await.unwrap();
+    stage.without(NAMESPACE).await.unwrap();
+    stage.namespace(NAMESPACE).await.unwrap();
+    for release in &releases {
+        stage.kubectl.run_with(&["-n", NAMESPACE, "apply", "-f", "-"], &server_pod(*release)).await.unwrap();
+    }
+    for release in &releases {
+        let pod = format!("pod/{}", pod_name(*release));
+        let done =
+            ["-n", NAMESPACE, "wait", &pod, "--for=jsonpath={.status.phase}=Succeeded", "--timeout=120s"];
+        let waited = stage.kubectl.run(&done).await;
+        let said = stage.kubectl.run(&["-n", NAMESPACE, "logs", &pod]).await.unwrap();
+        assert!(waited.is_ok(), "{pod}: {waited:?}: {said}");
+        assert_eq!(said.lines().last(), Some(release.to_string().as_str()), "{pod}: {said}");
+    }
+    stage.without(NAMESPACE).await.unwrap();
 }

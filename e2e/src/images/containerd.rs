@@ -1,7 +1,7 @@
 //! Brings images to the nodes: imports what a node's containerd does not have yet.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -20,25 +20,33 @@ const LIST_LIMIT: Duration = Duration::from_secs(20);
 const IMPORT_LIMIT: Duration = Duration::from_mins(3);
 
 /// Makes every containerd that listens on one of `sockets` have `images` under their references.
-pub(super) async fn ensure(store: &Store, sockets: &[impl AsRef<Path>], images: &[Image]) -> Result<()> {
-    try_join_all(sockets.iter().map(|socket| ensure_on(store, socket.as_ref(), images))).await.map(drop)
-}
-
-async fn ensure_on(store: &Store, socket: &Path, images: &[Image]) -> Result<()> {
-    let present = parse_list(&output(ctr(socket, &["list"]), LIST_LIMIT).await?);
-    let has = |image: &Image| present.get(&image.reference) == Some(&image.manifest.digest);
-    let missing: Vec<Image> = images.iter().filter(|image| !has(image)).cloned().collect();
+pub(super) async fn ensure(store: &Store, sockets: &[PathBuf], images: &[Image]) -> Result<()> {
+    let present = try_join_all(sockets.iter().map(|socket| list(socket))).await?;
+    let lacking = |image: &Image| present.iter().any(|found| !has(found, image));
+    let missing: Vec<Image> = images.iter().filter(|image| lacking(image)).cloned().collect();
     if missing.is_empty() {
         return Ok(());
     }
     let archive = tempfile::Builder::new().prefix("import-").suffix(".tar").tempfile_in(store.partial())?;
     write_archive(store, &missing, archive.path()).await?;
+    let wanting =
+        sockets.iter().zip(&present).filter(|(_, found)| missing.iter().any(|image| !has(found, image)));
+    try_join_all(wanting.map(|(socket, _)| import(socket, archive.path()))).await.map(drop)
+}
+
+async fn list(socket: &Path) -> Result<BTreeMap<String, String>> {
+    Ok(parse_list(&output(ctr(socket, &["list"]), LIST_LIMIT).await?))
+}
+
+fn has(present: &BTreeMap<String, String>, image: &Image) -> bool {
+    present.get(&image.reference) == Some(&image.manifest.digest)
+}
+
+async fn import(socket: &Path, archive: &Path) -> Result<()> {
     let mut import = ctr(socket, &["import"]);
-    import.arg(archive.path());
-    output(import, IMPORT_LIMIT)
-        .await
-        .with_context(|| format!("cannot import images into {}", socket.display()))?;
-    Ok(())
+    import.arg(archive);
+    let imported = output(import, IMPORT_LIMIT).await.map(drop);
+    imported.with_context(|| format!("cannot import images into {}", socket.display()))
 }
 
 fn ctr(socket: &Path, arguments: &[&str]) -> Command {
