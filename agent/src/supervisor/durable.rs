@@ -234,6 +234,11 @@ fn unless_absent(result: io::Result<()>) -> io::Result<()> {
     }
 }
 
+/// Renames a file, if it is there, to a name that nothing reads.
+pub(crate) fn set_aside(path: &Path) -> Result<(), DurableError> {
+    unless_absent(fs::rename(path, path.with_extension("conf.rejected"))).map_err(write_error("rename", path))
+}
+
 /// Makes renames inside `path` durable.
 pub(crate) fn sync_directory(path: &Path) -> Result<(), DurableError> {
     File::open(path).and_then(|directory| directory.sync_all()).map_err(write_error("fsync", path))

@@ -27,8 +27,6 @@ const DYING_AFTER: Duration = Duration::from_secs(1);
 /// A finished promotion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Promoted {
-    /// Epoch that it belongs to.
-    pub(crate) epoch: Epoch,
     /// The timeline obtained.
     pub(crate) timeline: Timeline,
     /// Where it began.
@@ -41,8 +39,8 @@ pub(crate) struct Known {
     pub(crate) following: Option<Upstream>,
     /// `None` until the server has answered once.
     pub(crate) observed: Option<Observed>,
-    /// A promotion has been ordered: leaving recovery is no surprise.
-    pub(crate) may_leave_recovery: bool,
+    /// The promotion that has been ordered: leaving recovery is no surprise.
+    pub(crate) promoting: Option<(Epoch, Timeline)>,
     pub(crate) promoted: Option<Promoted>,
     /// A stop has been ordered.
     pub(crate) stopping: bool,
@@ -72,7 +70,7 @@ impl Facts {
             data: Data::Unread,
             following: None,
             observed: None,
-            may_leave_recovery: false,
+            promoting: None,
             promoted: None,
             stopping: false,
             cause: None,
@@ -158,7 +156,7 @@ impl Known {
     pub(crate) fn server_starts(&mut self) {
         self.following = None;
         self.observed = None;
-        self.may_leave_recovery = false;
+        self.promoting = None;
         self.promoted = None;
         self.stopping = false;
         self.cause = None;
@@ -171,7 +169,7 @@ impl Known {
     pub(crate) fn server_ended(&mut self, last: Ended, shutdown: Option<WalPosition>) {
         self.following = None;
         self.observed = None;
-        self.may_leave_recovery = false;
+        self.promoting = None;
         self.promoted = None;
         self.stopping = false;
         self.settled = true;

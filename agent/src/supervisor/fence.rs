@@ -94,6 +94,8 @@ pub(crate) struct Guard {
 #[derive(Default)]
 struct State {
     fence: Option<Fence>,
+    /// From before its start until its end is proven.
+    server_runs: bool,
     seen: Seen,
     twin: Option<PipeWriter>,
 }
@@ -118,12 +120,22 @@ impl Guard {
         Ok(())
     }
 
-    /// Takes the fence away: for a server that has provably ended.
-    pub(crate) fn disarm(&self) {
+    /// From now on a passed fence is for a server.
+    pub(crate) fn server_starts(&self) {
+        self.state().server_runs = true;
+    }
+
+    /// Takes the fence away, since the server has provably ended; says whether the fence ended it. The twin
+    /// may have done that while this process was stopped.
+    pub(crate) fn server_ended(&self) -> bool {
+        self.enforce(boot_clock::now());
         let mut state = self.state();
+        let fired = state.seen.firing;
+        state.server_runs = false;
         state.fence = None;
         state.seen.firing = false;
         self.tell_twin(&mut state);
+        fired
     }
 
     /// The fence in force.
@@ -164,17 +176,31 @@ impl Guard {
     }
 
     fn enforce(&self, now: BootTime) {
-        let Some(fence) = self.fence() else { return };
-        match demand(&fence, now) {
-            Demand::Nothing => return,
+        let Some(demand) = self.note_demand(now) else { return };
+        match demand {
+            Demand::Nothing => {}
             Demand::FastStop => self.processes.signal_postmaster(Signal::INT),
             Demand::Kill => self.processes.begin_sweep(),
         }
+    }
+
+    fn note_demand(&self, now: BootTime) -> Option<Demand> {
         let mut state = self.state();
-        if !state.seen.firing && self.processes.postmaster_pid().is_some() {
+        let demand = demand(&state.fence?, now);
+        if demand == Demand::Nothing {
+            return None;
+        }
+        if !state.server_runs {
+            // Nothing to end: firing would only kill tools.
+            state.fence = None;
+            self.tell_twin(&mut state);
+            return None;
+        }
+        if !state.seen.firing {
             state.seen.firing = true;
             state.seen.fired += 1;
         }
+        Some(demand)
     }
 
     fn note_lateness(&self, lateness: Duration) {

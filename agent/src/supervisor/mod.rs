@@ -41,7 +41,7 @@ mod wal;
 use std::{
     convert::Infallible,
     io,
-    sync::{Arc, Mutex, atomic::AtomicUsize},
+    sync::{Arc, Mutex, atomic::AtomicU64},
     thread,
     time::Duration,
 };
@@ -73,6 +73,8 @@ const DATA_INTERVAL: Duration = Duration::from_secs(2);
 #[derive(Default)]
 pub(crate) struct Wanted {
     config: Option<ServerConfig>,
+    /// The last one that a server started with.
+    proven: Option<ServerConfig>,
     attachment: Option<Attachment>,
     /// Names each attachment's credentials anew.
     attachments: u64,
@@ -89,8 +91,8 @@ pub(crate) struct Supervisor {
     wanted: tokio::sync::Mutex<Wanted>,
     /// Held by whoever writes the HA state.
     disk: Mutex<()>,
-    /// Connections of agents that are open.
-    agents: AtomicUsize,
+    /// When an agent last asked for something, as a boot time.
+    agent_asked_at: AtomicU64,
     exit_ordered: Notify,
 }
 
@@ -114,7 +116,7 @@ pub(crate) fn run(layout: Layout) -> anyhow::Result<()> {
         probe,
         wanted: tokio::sync::Mutex::default(),
         disk: Mutex::default(),
-        agents: AtomicUsize::new(0),
+        agent_asked_at: AtomicU64::new(0),
         exit_ordered: Notify::new(),
     });
     let runtime = runtime::Builder::new_current_thread()

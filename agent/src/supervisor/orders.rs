@@ -36,6 +36,12 @@ pub(crate) enum OrderError {
     /// The same order may succeed in a moment.
     #[error("{0}")]
     NotYet(String),
+    /// Before it began recovery.
+    #[error("the server ended while it was starting; its log says why")]
+    Ended,
+    /// The server runs, but not as wanted.
+    #[error("the server runs with an earlier configuration, since it did not start with the new one")]
+    Fallback(#[source] Box<OrderError>),
     /// The fence cannot be armed so.
     #[error("the fence is not armed")]
     Arm(#[from] ArmError),
@@ -67,7 +73,7 @@ pub(crate) enum OrderError {
 
 impl OrderError {
     fn is_transient(&self) -> bool {
-        !matches!(self, Self::Refused(_) | Self::Conf(_) | Self::Arm(_))
+        !matches!(self, Self::Refused(_) | Self::Fallback(_) | Self::Conf(_) | Self::Arm(_))
     }
 
     /// The whole story in one sentence.

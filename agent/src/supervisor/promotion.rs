@@ -7,11 +7,10 @@ use rustix::process::Signal;
 use tokio::time::sleep;
 
 use super::{
-    Supervisor, durable,
+    Supervisor, Wanted, durable,
     facts::Promoted,
     fence::{Demand, demand},
     history,
-    local::Local,
     orders::OrderError,
 };
 use crate::boot_clock;
@@ -20,22 +19,52 @@ use crate::boot_clock;
 const INTERVAL: Duration = Duration::from_millis(10);
 
 impl Supervisor {
-    /// Job: promotes to exactly `timeline`.
+    /// Job: promotes to exactly `timeline`. An order that was cut short is taken up again.
     pub(crate) async fn promote(
         self: &Arc<Self>,
         epoch: Epoch,
         timeline: Timeline,
     ) -> Result<(), OrderError> {
         let mut wanted = self.turn().await?;
-        if self.facts.lock().promoted.is_some_and(|done| done.epoch == epoch && done.timeline == timeline) {
-            return Ok(());
+        let (promoting, promoted) = {
+            let known = self.facts.lock();
+            (known.promoting, known.promoted)
+        };
+        match promoting {
+            None => self.begin_promotion(&mut wanted, epoch, timeline).await?,
+            Some(same) if same == (epoch, timeline) => {}
+            Some((epoch, timeline)) => {
+                let message = format!("already promoted in epoch {epoch} to timeline {timeline}");
+                return Err(OrderError::Refused(message));
+            }
         }
-        self.require_promotable(epoch)?;
-        let local = self.connect().await?;
+        match promoted {
+            None => self.finish_promotion(epoch, timeline).await,
+            Some(_) => Ok(()),
+        }
+    }
+
+    async fn begin_promotion(
+        self: &Arc<Self>,
+        wanted: &mut Wanted,
+        epoch: Epoch,
+        timeline: Timeline,
+    ) -> Result<(), OrderError> {
+        self.refuse_below_sealed(epoch)?;
+        self.require_fence(epoch)?;
+        if self.facts.lock().observed.is_none() {
+            return Err(OrderError::NotYet("the server does not accept connections yet".to_owned()));
+        }
         self.briefly(move |this| this.raise_sealed(epoch)).await?;
-        self.detach(&mut wanted).await?;
-        self.briefly(move |this| this.trigger(epoch, timeline)).await?;
-        self.await_primary(&local).await?;
+        self.detach(wanted).await?;
+        self.briefly(move |this| this.trigger(epoch, timeline)).await
+    }
+
+    async fn finish_promotion(self: &Arc<Self>, epoch: Epoch, timeline: Timeline) -> Result<(), OrderError> {
+        let local = self.connect().await?;
+        while local.observe().await?.in_recovery {
+            sleep(INTERVAL).await;
+        }
         let obtained = local.timeline().await?;
         if obtained != timeline {
             let reason = format!("promoted to timeline {obtained} instead of {timeline}, hence killed");
@@ -44,21 +73,8 @@ impl Supervisor {
             return Err(OrderError::Refused(reason));
         }
         let switch_lsn = self.at_length(move |this| this.opened(epoch, timeline)).await?;
-        self.facts.lock().promoted = Some(Promoted { epoch, timeline, switch_lsn });
+        self.facts.lock().promoted = Some(Promoted { timeline, switch_lsn });
         Ok(())
-    }
-
-    fn require_promotable(&self, epoch: Epoch) -> Result<(), OrderError> {
-        self.refuse_below_sealed(epoch)?;
-        self.require_fence(epoch)?;
-        let known = self.facts.lock();
-        match (known.observed, known.may_leave_recovery) {
-            (Some(_), false) => Ok(()),
-            (Some(_), true) => {
-                Err(OrderError::Refused("already promoted, in another epoch or timeline".to_owned()))
-            }
-            (None, _) => Err(OrderError::NotYet("the server does not accept connections yet".to_owned())),
-        }
     }
 
     fn require_fence(&self, epoch: Epoch) -> Result<(), OrderError> {
@@ -74,17 +90,15 @@ impl Supervisor {
     /// Orders the promotion. Blocks.
     fn trigger(&self, epoch: Epoch, timeline: Timeline) -> Result<(), OrderError> {
         history::prepare_promotion(&self.layout.pg_wal(), timeline)?;
-        durable::write_file(&self.layout.pgdata().join("promote"), b"")?;
-        self.require_fence(epoch)?; // L3: the disk may have taken its time
-        self.facts.lock().may_leave_recovery = true;
-        self.processes.signal_postmaster(Signal::USR1);
-        Ok(())
-    }
-
-    async fn await_primary(&self, local: &Local) -> Result<(), OrderError> {
-        while local.observe().await?.in_recovery {
-            sleep(INTERVAL).await;
+        let file = self.layout.pgdata().join("promote");
+        durable::write_file(&file, b"")?;
+        // L3: the disk may have taken its time. Any signal would make the postmaster see the file.
+        if let Err(passed) = self.require_fence(epoch) {
+            durable::remove_file(&file)?;
+            return Err(passed);
         }
+        self.facts.lock().promoting = Some((epoch, timeline));
+        self.processes.signal_postmaster(Signal::USR1);
         Ok(())
     }
 

@@ -73,14 +73,11 @@ impl Supervisor {
     /// Installs a configuration that the server itself has found to be in order.
     pub(crate) async fn configure(self: &Arc<Self>, config: ServerConfig) -> Result<(), OrderError> {
         let mut wanted = self.turn().await?;
-        let hba = conf::hba(&config.hba)?;
         let file = self.render(&config, &wanted)?;
         if matches!(self.facts.lock().data, Data::Present(_)) {
-            let candidate = file.clone();
-            self.briefly(move |this| this.check(&candidate)).await?;
+            self.briefly(move |this| this.check(&file)).await?;
         }
-        self.install_rules(&hba).await?;
-        write_conf(&self.layout.ident_file(), &conf::ident())?;
+        self.check_rules(&config).await?;
         wanted.config = Some(config);
         self.install(&wanted)?;
         self.note_pending(&wanted).await;
@@ -97,11 +94,11 @@ impl Supervisor {
         Ok(ServerFile { layout: &self.layout, config, attachment, data_id, minimums }.render()?)
     }
 
-    /// Writes `postgresql.conf` as wanted and makes the server read it.
+    /// Writes the configuration files as wanted and makes the server read them.
     pub(crate) fn install(&self, wanted: &Wanted) -> Result<(), OrderError> {
-        let Some(config) = &wanted.config else {
-            return Err(OrderError::Refused("no configuration yet: order Configure first".to_owned()));
-        };
+        let Some(config) = &wanted.config else { return Err(unconfigured()) };
+        write_conf(&self.layout.hba_file(), &conf::hba(&config.hba)?)?;
+        write_conf(&self.layout.ident_file(), &conf::ident())?;
         write_conf(&self.layout.config_file(), &self.render(config, wanted)?)?;
         self.reload();
         Ok(())
@@ -130,28 +127,21 @@ impl Supervisor {
         }
     }
 
-    /// Writes the access rules; a running server judges them, and the old ones come back if it finds fault.
-    async fn install_rules(self: &Arc<Self>, hba: &str) -> Result<(), OrderError> {
-        let path = self.layout.hba_file();
-        let before = fs::read_to_string(&path).ok();
-        write_conf(&path, hba)?;
-        if self.facts.lock().observed.is_none() || before.as_deref() == Some(hba) {
+    /// Lets a running server judge the access rules. It reads the file for that, so the old one comes back.
+    async fn check_rules(self: &Arc<Self>, config: &ServerConfig) -> Result<(), OrderError> {
+        let (path, rules) = (self.layout.hba_file(), conf::hba(&config.hba)?);
+        let before = fs::read_to_string(&path).unwrap_or_default();
+        if self.facts.lock().observed.is_none() || before == rules {
             return Ok(());
         }
-        let judged = match self.connect().await {
-            Ok(local) => local.wrong_rules().await,
-            Err(error) => Err(error),
-        };
-        let restore = || before.as_ref().map_or(Ok(()), |before| write_conf(&path, before));
-        match judged {
-            Ok(wrong) if wrong.is_empty() => Ok(()),
-            Ok(wrong) => {
-                restore()?;
+        let local = self.connect().await?;
+        write_conf(&path, &rules)?;
+        let judged = local.wrong_rules().await;
+        write_conf(&path, &before)?;
+        match judged?.as_slice() {
+            [] => Ok(()),
+            wrong => {
                 Err(OrderError::Refused(format!("PostgreSQL refuses the access rules: {}", wrong.join("; "))))
-            }
-            Err(error) => {
-                restore()?;
-                Err(error.into())
             }
         }
     }
@@ -183,49 +173,64 @@ impl Supervisor {
         Local::connect(self.layout.run_dir.clone(), self.layout.port).await
     }
 
-    /// Job: starts the server as a closed standby.
+    /// Job: starts the server as a closed standby. If it does not even begin recovery, the configuration is to
+    /// blame, in a way that no check finds (memory, a missing library): an earlier one keeps the data served.
     pub(crate) async fn start(self: &Arc<Self>) -> Result<(), OrderError> {
         let mut wanted = self.turn().await?;
         if self.processes.postmaster_pid().is_some() {
             return Ok(());
         }
-        self.require_stopped()?;
-        self.require_data()?;
-        let (config, minimums) = self.prepare_start(&mut wanted).await?;
-        wanted.minimums = minimums;
-        self.install(&wanted)?;
-        let file = self.render(&config, &wanted)?;
-        self.at_length(move |this| this.check(&file)).await?;
-        self.at_length(Self::launch).await?;
-        {
-            let mut known = self.facts.lock();
-            known.generation = config.generation;
-            known.pending_restart.clear();
+        let Some(config) = wanted.config.clone() else { return Err(unconfigured()) };
+        let proven = wanted.proven.clone().filter(|proven| !same_start(proven, &config));
+        let Err(error) = self.attempt(&mut wanted, config.clone(), AutoConf::Kept).await else {
+            return Ok(());
+        };
+        if !matches!(error, OrderError::Ended | OrderError::Refused(_)) {
+            return Err(error);
         }
-        timeout(START_PATIENCE, self.recovering())
-            .await
-            .map_err(|_| OrderError::NotYet("the server has not begun recovery in time".to_owned()))?
+        for (fallback, auto_conf) in
+            proven.map(|proven| (proven, AutoConf::Kept)).into_iter().chain([(bare(), AutoConf::SetAside)])
+        {
+            tracing::warn!(error = error.sentence(), "starting with an earlier configuration instead");
+            if self.attempt(&mut wanted, fallback, auto_conf).await.is_ok() {
+                return Err(OrderError::Fallback(Box::new(error)));
+            }
+        }
+        wanted.config = Some(config);
+        Err(error)
     }
 
-    /// Closes the configuration and makes the data directory fit for a closed start.
-    async fn prepare_start(
+    /// One closed start with `config`.
+    async fn attempt(
         self: &Arc<Self>,
         wanted: &mut Wanted,
-    ) -> Result<(ServerConfig, BTreeMap<&'static str, u64>), OrderError> {
+        mut config: ServerConfig,
+        auto_conf: AutoConf,
+    ) -> Result<(), OrderError> {
+        timeout(START_PATIENCE, self.gone()).await.map_err(|_| OrderError::NotYet(STILL_THERE.to_owned()))?;
+        self.require_data()?;
         detach_files(wanted)?;
-        let Some(config) = &mut wanted.config else {
-            return Err(OrderError::Refused("no configuration yet: order Configure first".to_owned()));
-        };
         config.synchronous_standby_names = None;
-        let config = config.clone();
-        let minimums = self
-            .at_length(|this| {
-                super::certificates::refresh(&this.layout)?;
-                close_data(&this.layout.pgdata())?;
-                Ok(this.control()?.minimums)
-            })
-            .await?;
-        Ok((config, minimums))
+        wanted.config = Some(config.clone());
+        wanted.minimums = self.at_length(move |this| this.prepare_data(auto_conf)).await?;
+        self.install(wanted)?;
+        let file = self.render(&config, wanted)?;
+        self.at_length(move |this| this.check(&file)).await?;
+        self.at_length(Self::launch).await?;
+        let late = |_| OrderError::NotYet("the server has not begun recovery in time".to_owned());
+        timeout(START_PATIENCE, self.recovering()).await.map_err(late)??;
+        let mut known = self.facts.lock();
+        known.generation.clone_from(&config.generation);
+        known.pending_restart.clear();
+        wanted.proven = Some(config);
+        Ok(())
+    }
+
+    /// Makes the data directory fit for a closed start; says what a standby must not run below. Blocks.
+    fn prepare_data(&self, auto_conf: AutoConf) -> Result<BTreeMap<&'static str, u64>, OrderError> {
+        super::certificates::refresh(&self.layout)?;
+        close_data(&self.layout.pgdata(), auto_conf)?;
+        Ok(self.control()?.minimums)
     }
 
     /// Starts the postmaster. Blocks while the kernel reads the program.
@@ -238,8 +243,10 @@ impl Supervisor {
         command.env_remove("LC_ALL").arg("-D").arg(self.layout.pgdata());
         command.args(conf::fixed_arguments(&self.layout, &self.layout.config_file()));
         self.facts.lock().server_starts();
+        self.guard.server_starts();
         let spawned = self.processes.spawn_postmaster(&mut command);
         if spawned.is_err() {
+            self.guard.server_ended();
             self.facts.lock().settled = true;
         }
         self.guard.postmaster_changed();
@@ -252,9 +259,7 @@ impl Supervisor {
         let path = self.layout.pgdata().join("postmaster.pid");
         loop {
             if self.processes.postmaster_pid().is_none() {
-                return Err(OrderError::NotYet(
-                    "the server ended while it was starting; its log says why".to_owned(),
-                ));
+                return Err(OrderError::Ended);
             }
             let path = path.clone();
             let status = self.at_length(move |_| Ok(fs::read_to_string(path).ok())).await?;
@@ -337,8 +342,7 @@ impl Supervisor {
     }
 
     async fn settle(self: &Arc<Self>, status: ExitStatus) {
-        let fired = self.guard.seen().firing;
-        self.guard.disarm();
+        let fired = self.guard.server_ended();
         let shutdown = match status.success() {
             true => timeout(SETTLE_PATIENCE, self.at_length(Self::shutdown_position))
                 .await
@@ -393,7 +397,7 @@ impl Supervisor {
             return;
         }
         known.observed = Some(observed);
-        if !observed.in_recovery && !known.may_leave_recovery {
+        if !observed.in_recovery && known.promoting.is_none() {
             known.cause = Some(Ended::Crashed("promoted by somebody else, hence killed".to_owned()));
             tracing::error!("the server was promoted by somebody else and is killed");
             self.processes.begin_sweep();
@@ -401,14 +405,43 @@ impl Supervisor {
     }
 }
 
+/// What becomes of the settings of ALTER SYSTEM at a start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum AutoConf {
+    /// All but what the supervisor owns stay.
+    Kept,
+    /// Kept in a file that nothing reads.
+    SetAside,
+}
+
+/// The message of a start that waits for the last server.
+const STILL_THERE: &str = "the server has not stopped";
+
+fn unconfigured() -> OrderError {
+    OrderError::Refused("no configuration yet: order Configure first".to_owned())
+}
+
+/// Whether a restart with one is a restart with the other.
+fn same_start(one: &ServerConfig, other: &ServerConfig) -> bool {
+    (&one.parameters, &one.hba) == (&other.parameters, &other.hba)
+}
+
+/// Nothing that a user chose.
+fn bare() -> ServerConfig {
+    ServerConfig { generation: "bare".to_owned(), ..ServerConfig::default() }
+}
+
 /// Makes a stopped data directory start as a standby without an upstream. Blocks.
-fn close_data(pgdata: &Path) -> Result<(), DurableError> {
+fn close_data(pgdata: &Path, auto_conf: AutoConf) -> Result<(), DurableError> {
     history::prepare_start(&pgdata.join("pg_wal"))?;
     for name in ["recovery.signal", "promote"] {
         durable::remove_file(&pgdata.join(name))?;
     }
     durable::write_file(&pgdata.join("standby.signal"), b"")?;
-    strip_auto_conf(pgdata)
+    match auto_conf {
+        AutoConf::Kept => strip_auto_conf(pgdata),
+        AutoConf::SetAside => durable::set_aside(&pgdata.join("postgresql.auto.conf")),
+    }
 }
 
 /// Takes out of ALTER SYSTEM's file what only the supervisor sets. Blocks.

@@ -15,6 +15,7 @@ use tokio::{
 use tokio_util::codec::{Framed, LinesCodec, LinesCodecError};
 
 use super::Supervisor;
+use crate::boot_clock;
 
 /// Longest request: a configuration with every parameter and many access rules is far below it.
 const LONGEST_LINE: usize = 1 << 20;
@@ -44,11 +45,9 @@ pub(crate) async fn serve(supervisor: &Arc<Supervisor>) -> io::Result<()> {
 }
 
 async fn converse(supervisor: Arc<Supervisor>, stream: UnixStream) {
-    supervisor.agents.fetch_add(1, Ordering::Relaxed);
     if let Err(error) = exchange(&supervisor, stream).await {
         tracing::warn!(%error, "the agent's connection failed");
     }
-    supervisor.agents.fetch_sub(1, Ordering::Relaxed);
 }
 
 async fn exchange(supervisor: &Arc<Supervisor>, stream: UnixStream) -> Result<(), LinesCodecError> {
@@ -58,7 +57,10 @@ async fn exchange(supervisor: &Arc<Supervisor>, stream: UnixStream) -> Result<()
     loop {
         tokio::select! {
             line = lines.next(), if orders.len() < ORDERS => match line.transpose()? {
-                Some(line) => orders.push(task::spawn(Arc::clone(supervisor).respond(parse(&line)?))),
+                Some(line) => {
+                    supervisor.agent_asked_at.store(boot_clock::now().0, Ordering::Relaxed);
+                    orders.push(task::spawn(Arc::clone(supervisor).respond(parse(&line)?)));
+                }
                 None => return Ok(()),
             },
             Some(Ok(response)) = orders.next() => lines.send(encode(&response)?).await?,

@@ -92,7 +92,7 @@ impl Supervisor {
         if self.processes.postmaster_pid().is_none() {
             return Err(OrderError::NotYet("the server does not run".to_owned()));
         }
-        match self.facts.lock().may_leave_recovery {
+        match self.facts.lock().promoting.is_some() {
             true => Err(OrderError::Refused(
                 "this member is a primary, or is being promoted: stop it first".to_owned(),
             )),

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use proto::wire::supervisor::JobKind;
+use proto::{clock::BootTime, wire::supervisor::JobKind};
 use tokio::{
     signal::unix::{SignalKind, signal},
     time::{sleep, timeout},
@@ -16,7 +16,9 @@ use tokio::{
 use super::{Supervisor, orders::OrderError};
 use crate::boot_clock;
 
-/// How long the agent has to order the stop. It polls reports several times a second.
+/// An agent that is there asks for reports several times a second.
+const AGENT_PRESENT: Duration = Duration::from_secs(3);
+/// How long the agent has to order the stop.
 const AGENT_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a fast stop without an agent may take before everything is killed.
 const STOP_PATIENCE: Duration = Duration::from_secs(15);
@@ -55,7 +57,8 @@ impl Supervisor {
     }
 
     fn has_agent(&self) -> bool {
-        self.agents.load(Ordering::Relaxed) > 0
+        let asked_at = BootTime(self.agent_asked_at.load(Ordering::Relaxed));
+        boot_clock::now().since(asked_at) < AGENT_PRESENT
     }
 
     async fn stop_begun(&self) {

@@ -228,3 +228,30 @@ fn a_supervisor_with_a_server_stays_small() {
         assert!(kib < 5 << 10, "{private}");
     });
 }
+
+/// Some mistakes show only at a start: they must not cost more than themselves.
+#[test]
+#[ignore = "needs PostgreSQL; run by `cargo lab test`"]
+fn a_configuration_that_does_not_start_gives_way_to_the_one_before() {
+    with_each_version(|member| {
+        let mut db = led(member);
+        let bad = [("shared_preload_libraries", "no_such_library"), ("work_mem", "6MB")];
+        let bad = ServerConfig { generation: "bad".to_owned(), ..config(Some(""), &bad) };
+        db.accept(Order::Configure(bad.clone()));
+        db.stop();
+        assert!(db.job(Order::Start).unwrap_err().contains("earlier configuration"));
+        db.wait_standby();
+        assert_eq!((db.report().generation.as_str(), db.sql("SHOW work_mem").as_str()), ("g1", "4MB"));
+        // In a new container nothing earlier is known.
+        db.sql("ALTER SYSTEM SET shared_preload_libraries = 'neither_this'");
+        db.kill_container();
+        db.run();
+        db.accept(Order::Configure(bad));
+        assert!(db.job(Order::Start).unwrap_err().contains("earlier configuration"));
+        db.wait_standby();
+        assert_eq!(
+            (db.report().generation.as_str(), db.sql("SHOW max_connections").as_str()),
+            ("bare", "100")
+        );
+    });
+}

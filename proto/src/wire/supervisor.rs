@@ -65,7 +65,9 @@ pub enum Order {
     },
     /// Job: start as a closed standby: no upstream, unsatisfiable `synchronous_standby_names` (until the next
     /// [`Order::Configure`]). It ends when the server recovers, not when it accepts connections, since a
-    /// rewound member becomes consistent only once it follows: [`Server::Starting`] lasts until then.
+    /// rewound member becomes consistent only once it follows: [`Server::Starting`] lasts until then. A server
+    /// that does not start as configured is started as it was before, or bare: the job then reports an error
+    /// although the server runs, and [`Report::generation`] tells which configuration it was.
     Start,
     /// Raise `sealed` to `epoch` (fsync), then attach to `upstream`. Refused if `epoch` < `sealed`.
     Follow {
