@@ -23,7 +23,7 @@ use super::{
 use crate::boot_clock;
 
 /// How long an order that is no job may wait for the disk. The agent asks again; PID 1 goes on meanwhile.
-const DISK_PATIENCE: Duration = Duration::from_secs(10);
+const DISK_PATIENCE: Duration = Duration::from_secs(3);
 /// How long an order waits for another one that changes the same things.
 const TURN_PATIENCE: Duration = Duration::from_secs(2);
 
