@@ -27,6 +27,9 @@ use crate::{
 
 /// An agent answers from memory; one that needs longer than this is as good as silent.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// A switchover is answered when the leader has released: after its checkpoint and its shutdown. Normally that
+/// is a second; a reconcile waits no longer than this.
+const SWITCHOVER_TIMEOUT: Duration = Duration::from_secs(15);
 /// Name in the operator's client certificate. No role of this name exists in PostgreSQL, so the certificate
 /// opens no database.
 const COMMON_NAME: &str = "matriarch-operator";
@@ -48,6 +51,9 @@ pub(crate) enum AgentError {
     /// No connection, no answer in time, or nonsense.
     #[error("the agent did not answer")]
     Silent(#[source] reqwest::Error),
+    /// The request went out and its outcome is not known.
+    #[error("the agent did not say within {SWITCHOVER_TIMEOUT:?} how it went")]
+    NoOutcome(#[source] reqwest::Error),
     /// The agent understood and said no.
     #[error("{0}")]
     Refused(String),
@@ -168,12 +174,16 @@ impl Link {
         request: &Switchover,
     ) -> Result<Accepted, AgentError> {
         let url = self.url(target, leader, SWITCHOVER_PATH)?;
-        let answer = self.client.post(url).json(request).send().await.map_err(AgentError::Silent)?;
-        if answer.status().is_client_error() {
-            let refused: Refused = answer.json().await.map_err(AgentError::Silent)?;
-            return Err(AgentError::Refused(refused.message));
+        let sent = self.client.post(url).timeout(SWITCHOVER_TIMEOUT).json(request).send().await;
+        let answer = sent.map_err(|error| match error.is_connect() {
+            true => AgentError::Silent(error),
+            false => AgentError::NoOutcome(error),
+        })?;
+        if answer.status().is_success() {
+            return answer.json().await.map_err(AgentError::NoOutcome);
         }
-        answer.error_for_status().map_err(AgentError::Silent)?.json().await.map_err(AgentError::Silent)
+        let refused: Refused = answer.json().await.map_err(AgentError::NoOutcome)?;
+        Err(AgentError::Refused(refused.message))
     }
 
     fn url(

@@ -1,6 +1,5 @@
 //! Objects for tests.
 
-use kube::api::ObjectMeta;
 use proto::api::database::Database;
 use serde_json::{Value, json};
 
@@ -8,23 +7,23 @@ use crate::{build::Shape, cluster::Cluster};
 
 /// `orders-db` in `prod` with three replicas; `changes` replace fields of the spec.
 pub(crate) fn database(changes: &Value) -> Database {
+    serde_json::from_value(stored_database(changes)).unwrap()
+}
+
+/// The same as the API server stores it.
+pub(crate) fn stored_database(changes: &Value) -> Value {
     let mut spec = json!({
         "version": "16.3",
         "replicas": 3,
         "storage": {"size": "50Gi", "storageClassName": "fast-ssd"},
     });
     spec.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
-    Database {
-        metadata: ObjectMeta {
-            name: Some("orders-db".to_owned()),
-            namespace: Some("prod".to_owned()),
-            uid: Some("4bd1".to_owned()),
-            generation: Some(1),
-            ..ObjectMeta::default()
-        },
-        spec: serde_json::from_value(spec).unwrap(),
-        status: None,
-    }
+    json!({
+        "apiVersion": "db.example.com/v1alpha1",
+        "kind": "Database",
+        "metadata": {"name": "orders-db", "namespace": "prod", "uid": "4bd1", "generation": 1},
+        "spec": spec,
+    })
 }
 
 /// The sample, validated.

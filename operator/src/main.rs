@@ -2,6 +2,8 @@
 //! decides when something may be changed. Who is primary is the agents' business alone.
 
 mod agents;
+#[cfg(test)]
+mod api_server;
 mod authority;
 mod build;
 mod chain;
@@ -21,6 +23,10 @@ use std::net::SocketAddr;
 use anyhow::Context as _;
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
+
+/// Without RUST_LOG. kube logs each failed request as an error of its own; whoever made the request tells it
+/// already, with the object and all causes.
+const DEFAULT_LOG: &str = "info,kube_client::client::builder=off";
 
 /// The operator of Database resources.
 #[derive(Parser)]
@@ -42,7 +48,7 @@ struct Arguments {
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOG));
     tracing_subscriber::fmt().json().with_env_filter(filter).init();
     rustls::crypto::ring::default_provider()
         .install_default()

@@ -23,11 +23,12 @@ pub(super) fn role(cluster: &Cluster) -> Role {
     let name = cluster.name().to_owned();
     let pods = (0..MAX_REPLICAS).map(|ordinal| cluster.pod(Ordinal(ordinal))).collect();
     let rules = vec![
-        rule("coordination.k8s.io", "leases", &["get", "list", "watch", "update"], Some(vec![name])),
+        rule("coordination.k8s.io", "leases", &["get", "watch", "update"], Some(vec![name])),
         // W4: the valid holder makes a deleted Lease again.
         rule("coordination.k8s.io", "leases", &["create"], None),
         rule("", "pods", &["get", "patch"], Some(pods)),
-        rule("", "configmaps", &["get", "list", "watch"], Some(vec![config_map_name(cluster)])),
+        rule("", "configmaps", &["get"], Some(vec![config_map_name(cluster)])),
+        // Failovers are told by the agents themselves: the operator may be away just then.
         rule("events.k8s.io", "events", &["create", "patch"], None),
     ];
     Role { metadata: cluster.owned(cluster.name().to_owned()), rules: Some(rules) }

@@ -103,8 +103,8 @@ async fn ask(
     context.agents.switch_over(target, (leader, address), request).await.map(|accepted| accepted.message)
 }
 
-/// A request by a person is made once: it is answered by an event and forgotten, whatever the answer is. Only
-/// silence is tried again.
+/// A request by a person is made once: it is answered by an event and forgotten, whatever the outcome. Repeating
+/// one whose outcome is unknown could move the primary twice. Only one that never reached the agent is tried again.
 async fn answered(
     context: &Context,
     cluster: &Cluster,
@@ -114,10 +114,10 @@ async fn answered(
     let news = match answer {
         Ok(message) => News::normal("SwitchoverRequested", message),
         Err(AgentError::Refused(message)) => News::warning("SwitchoverRefused", message),
-        Err(error) => {
-            tracing::warn!(pod, error = %chain(&error), "the primary did not take the switchover request");
-            return Err(ActError::SwitchOver { pod: pod.to_owned(), source: error });
+        Err(error @ AgentError::NoOutcome(_)) => {
+            News::warning("SwitchoverRequested", format!("{pod} was asked to hand over: {}", chain(&error)))
         }
+        Err(source) => return Err(ActError::SwitchOver { pod: pod.to_owned(), source }),
     };
     forget_request(context, cluster).await?;
     Ok(vec![news])

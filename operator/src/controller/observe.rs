@@ -7,7 +7,7 @@ use futures::{
     FutureExt,
     future::{BoxFuture, try_join},
 };
-use jiff::civil::Date;
+use jiff::{Timestamp, civil::Date};
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
     coordination::v1::Lease,
@@ -26,6 +26,18 @@ use crate::{
     cluster::Cluster,
     deadline::{CallError, within},
 };
+
+/// Reasons of events that say why something does not start. Others (probes that fail for a moment, back-offs
+/// of containers, which the pod's own status tells better) are no reason to worry anybody.
+const TELLING: [&str; 7] = [
+    "FailedAttachVolume",
+    "FailedBinding",
+    "FailedCreate",
+    "FailedCreatePodSandBox",
+    "FailedMapVolume",
+    "FailedMount",
+    "ProvisioningFailed",
+];
 
 /// A child could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -188,8 +200,11 @@ impl Reader<'_> {
                 name: name.clone(),
                 source,
             })?;
-            let latest =
-                listed.items.into_iter().max_by_key(|event| event.last_timestamp.clone().map(|time| time.0));
+            let telling = listed
+                .items
+                .into_iter()
+                .filter(|event| event.reason.as_deref().is_some_and(|reason| TELLING.contains(&reason)));
+            let latest = telling.max_by_key(last_seen);
             if let Some(message) = latest.and_then(|event| event.message) {
                 warnings.insert(format!("{kind}/{name}"), message);
             }
@@ -229,6 +244,12 @@ impl Reader<'_> {
         }
         .boxed()
     }
+}
+
+/// Controllers fill in one or the other.
+fn last_seen(event: &Event) -> Option<Timestamp> {
+    let last = event.last_timestamp.as_ref().map(|time| time.0);
+    last.or_else(|| event.event_time.as_ref().map(|time| time.0))
 }
 
 fn read_error<K: Resource<DynamicType = ()>>(name: &str, source: CallError) -> ObserveError {

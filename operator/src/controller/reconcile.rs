@@ -33,7 +33,7 @@ use super::{
     observe::{ObserveError, Observed, observe},
     plan::{Facts, Plan, SetFacts, plan},
     record::{Identity, identity, lease_facts},
-    status::{self, View, primary, status},
+    status::{self, View, status},
 };
 use crate::{
     build,
@@ -190,7 +190,7 @@ async fn shape(context: &Context, api: &Api<Database>, cached: &Database) -> Res
         Err(invalid) => {
             let generation = database.metadata.generation;
             let status = status::invalid(&chain(&invalid), generation, database.status.as_ref(), now);
-            publish(context, api, &database, &status, Vec::new(), None).await?;
+            publish(context, api, &database, &status, Vec::new()).await?;
             Ok(Action::await_change())
         }
     }
@@ -234,9 +234,8 @@ async fn reconcile_cluster(
         set_warning: observed.warnings.get(&format!("StatefulSet/{}", cluster.name())).map(String::as_str),
     };
     let status = status(&view, database.status.as_ref(), now);
-    let takeover = primary(&members).and_then(|(_, member)| member.status.as_ref()?.last_takeover.as_ref());
     let told = done.as_ref().cloned().unwrap_or_default();
-    publish(context, api, database, &status, told, takeover).await?;
+    publish(context, api, database, &status, told).await?;
     done.map(|_| Action::requeue(if status.phase == Phase::Running { LATER } else { SOON }))
 }
 
@@ -272,10 +271,9 @@ async fn publish(
     database: &Database,
     status: &DatabaseStatus,
     mut told: Vec<News>,
-    takeover: Option<&proto::wire::peer::Takeover>,
 ) -> Result<(), ReconcileError> {
     write_status(context, api, database, status).await?;
-    told.extend(news(database.status.as_ref(), status, takeover));
+    told.extend(news(database.status.as_ref(), status));
     let object = database.object_ref(&());
     for news in &told {
         tracing::info!(database = key(database), reason = news.reason, "{}", news.message);
@@ -306,3 +304,6 @@ async fn write_status(
     context.metrics.wrote("Database/status");
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

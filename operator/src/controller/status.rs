@@ -89,7 +89,7 @@ fn count<T>(items: impl Iterator<Item = T>) -> i32 {
 }
 
 /// The member that accepts writes, by its own word.
-pub(crate) fn primary(members: &Members) -> Option<(Ordinal, &Member)> {
+fn primary(members: &Members) -> Option<(Ordinal, &Member)> {
     members.iter().find(|(_, member)| member.is_primary()).map(|(ordinal, member)| (*ordinal, member))
 }
 

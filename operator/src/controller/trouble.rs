@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{ContainerStateWaiting, Pod};
 use kube::ResourceExt;
+use proto::pod::POSTGRES_CONTAINER;
 
 use super::members::Trouble;
 
@@ -40,15 +41,15 @@ fn container_trouble(
 ) -> Option<Trouble> {
     let detail = waiting.message.as_deref().unwrap_or("no details given");
     let (reason, message) = match waiting.reason.as_deref()? {
-        "ErrImagePull" | "ImagePullBackOff" | "ErrImageNeverPull" | "RegistryUnavailable" => (
-            "ImagePullFailed",
-            format!(
-                "{pod} cannot pull {image}: check spec.image or spec.version and the registry ({detail})"
-            ),
-        ),
+        "ErrImagePull" | "ImagePullBackOff" | "ErrImageNeverPull" | "RegistryUnavailable" => {
+            ("ImagePullFailed", image_pull(pod, container, image, detail))
+        }
         "InvalidImageName" => (
             "InvalidImageName",
-            format!("{pod}: {image:?} is not an image name: correct spec.image ({detail})"),
+            format!(
+                "{pod}: {image:?} is not an image name: correct {} ({detail})",
+                source_of_image(container)
+            ),
         ),
         "CrashLoopBackOff" => (
             "CrashLoop",
@@ -62,6 +63,21 @@ fn container_trouble(
         _ => return None,
     };
     Some(Trouble { reason, message })
+}
+
+/// Kubelet alternates between the error and "Back-off ...: ErrImagePull: " before the same error; without the
+/// prefix the message stays the same.
+fn image_pull(pod: &str, container: &str, image: &str, detail: &str) -> String {
+    let cause = detail.split_once("ErrImagePull: ").map_or(detail, |(_, cause)| cause);
+    format!("{pod} cannot pull {image}: check {} and the registry ({cause})", source_of_image(container))
+}
+
+/// Where the image of a container is said.
+fn source_of_image(container: &str) -> &'static str {
+    match container {
+        POSTGRES_CONTAINER => "spec.version or spec.image",
+        _ => "AGENT_IMAGE of the operator",
+    }
 }
 
 /// The claim says it better than the scheduler, which only knows that something is unbound.
@@ -135,8 +151,8 @@ mod tests {
     #[test]
     fn containers_that_wait_say_why_at_once() {
         for (reason, expected, advice) in [
-            ("ImagePullBackOff", "ImagePullFailed", "check spec.image"),
-            ("InvalidImageName", "InvalidImageName", "correct spec.image"),
+            ("ImagePullBackOff", "ImagePullFailed", "check spec.version or spec.image"),
+            ("InvalidImageName", "InvalidImageName", "correct spec.version or spec.image"),
             ("CrashLoopBackOff", "CrashLoop", "kubectl logs orders-db-1 -c postgres --previous"),
             ("CreateContainerConfigError", "ContainerNotCreated", "not found"),
         ] {
@@ -145,6 +161,14 @@ mod tests {
             assert!(trouble.message.contains(advice), "{}", trouble.message);
         }
         assert_eq!(trouble(&waiting("PodInitializing"), 60, &BTreeMap::new()), None);
+    }
+
+    #[test]
+    fn a_failing_pull_reads_the_same_between_tries() {
+        let error = "failed to resolve reference";
+        let backing_off = format!("Back-off pulling image \"x\": ErrImagePull: {error}");
+        assert_eq!(image_pull("p", "install", "x", error), image_pull("p", "install", "x", &backing_off));
+        assert!(image_pull("p", "install", "x", error).contains("AGENT_IMAGE of the operator"));
     }
 
     #[test]

@@ -1,0 +1,273 @@
+//! Whole reconciles against an API server in memory: what is written, in which order, and what is not.
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{api_server::ApiServer, fixtures, metrics::Metrics};
+
+const DATABASE: &str = "/apis/db.example.com/v1alpha1/namespaces/prod/databases/orders-db";
+const STATEFUL_SET: &str = "/apis/apps/v1/namespaces/prod/statefulsets/orders-db";
+const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/prod/leases/orders-db";
+const CORE: &str = "/api/v1/namespaces/prod";
+
+struct World {
+    server: ApiServer,
+    context: Arc<Context>,
+}
+
+impl World {
+    fn new(changes: &Value) -> Self {
+        // As main does; the second test of the process finds it installed.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let server = ApiServer::default();
+        server.put(DATABASE, fixtures::stored_database(changes));
+        let context = Context::new(server.client(), Metrics::new(), "agent:1".to_owned(), "me".to_owned());
+        Self { server, context: Arc::new(context) }
+    }
+
+    /// A Database whose children are all there.
+    async fn settled(changes: &Value) -> Self {
+        let world = Self::new(changes);
+        for _ in 0..3 {
+            world.reconcile().await.unwrap();
+        }
+        world.server.take_writes();
+        world.server.take_events();
+        world
+    }
+
+    async fn reconcile(&self) -> Result<Action, ReconcileError> {
+        let stored = self.server.get(DATABASE).unwrap();
+        let guard: DeserializeGuard<Database> = serde_json::from_value(stored).unwrap();
+        reconcile(Arc::new(guard), Arc::clone(&self.context)).await
+    }
+
+    /// Writes by kind of object and name.
+    fn writes(&self) -> Vec<String> {
+        let short = |write: String| {
+            let (method, path) = write.split_once(' ').unwrap();
+            let parts: Vec<_> = path.rsplitn(3, '/').collect();
+            match method {
+                "POST" => format!("POST {}", parts[0]),
+                _ => format!("{method} {}/{}", parts[1], parts[0]),
+            }
+        };
+        self.server.take_writes().into_iter().map(short).collect()
+    }
+
+    fn condition(&self, type_: &str) -> Value {
+        let database = self.server.get(DATABASE).unwrap();
+        let conditions = database["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        conditions.into_iter().find(|condition| condition["type"] == type_).unwrap_or_default()
+    }
+}
+
+#[tokio::test]
+async fn children_are_made_in_order_and_the_stateful_set_last() {
+    let world = World::new(&json!({}));
+    world.reconcile().await.unwrap();
+    assert_eq!(world.writes(), ["PATCH databases/orders-db"], "first the finalizer, alone");
+    world.reconcile().await.unwrap();
+    assert_eq!(
+        world.writes(),
+        [
+            "POST secrets",
+            "POST secrets",
+            "POST secrets",
+            "POST secrets",
+            "PATCH serviceaccounts/orders-db",
+            "PATCH roles/orders-db",
+            "PATCH rolebindings/orders-db",
+            "PATCH services/orders-db-headless",
+            "PATCH services/orders-db-rw",
+            "PATCH services/orders-db-ro",
+            "PATCH configmaps/orders-db-config",
+            "PATCH poddisruptionbudgets/orders-db",
+            "POST leases",
+            "PATCH statefulsets/orders-db",
+            "PATCH orders-db/status",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_second_reconcile_of_an_unchanged_world_writes_nothing() {
+    let world = World::settled(&json!({"resources": {"requests": {"cpu": "0.5"}}})).await;
+    world.reconcile().await.unwrap();
+    assert_eq!(world.writes(), Vec::<String>::new());
+    assert_eq!(world.server.take_events(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn what_somebody_changed_is_put_back_and_nothing_else_is_touched() {
+    let world = World::settled(&json!({})).await;
+    world.server.edit(&format!("{CORE}/services/orders-db-rw"), |service| {
+        service["spec"]["selector"]["db.example.com/role"] = json!("replica");
+    });
+    world.reconcile().await.unwrap();
+    assert_eq!(world.writes(), ["PATCH services/orders-db-rw"]);
+    let service = world.server.get(&format!("{CORE}/services/orders-db-rw")).unwrap();
+    assert_eq!(service["spec"]["selector"]["db.example.com/role"], "primary");
+}
+
+#[tokio::test]
+async fn deleted_children_come_back() {
+    let world = World::settled(&json!({})).await;
+    world.server.remove(&format!("{CORE}/secrets/orders-db-tls"));
+    world.server.remove(&format!("{CORE}/configmaps/orders-db-config"));
+    world.reconcile().await.unwrap();
+    assert_eq!(world.writes(), ["POST secrets", "PATCH configmaps/orders-db-config"]);
+}
+
+#[tokio::test]
+async fn passwords_are_made_once() {
+    let world = World::settled(&json!({})).await;
+    let password = |world: &World| {
+        let secret = world.server.get(&format!("{CORE}/secrets/orders-db-app")).unwrap();
+        secret["data"]["password"].clone()
+    };
+    let before = password(&world);
+    world.server.edit(DATABASE, |database| database["spec"]["replicas"] = json!(5));
+    world.reconcile().await.unwrap();
+    assert_eq!(password(&world), before);
+    assert!(before.is_string());
+}
+
+#[tokio::test]
+async fn a_deleted_lease_is_never_made_again_once_data_exists() {
+    let world = World::settled(&json!({})).await;
+    world.server.edit(DATABASE, |database| database["status"]["systemIdentifier"] = json!("77"));
+    world.server.remove(LEASE);
+    world.reconcile().await.unwrap();
+    assert!(world.server.get(LEASE).is_none());
+    assert_eq!(world.condition("Degraded")["reason"], "LeaseMissing");
+    assert!(world.server.take_events().contains(&"LeaseMissing".to_owned()));
+    let set = world.server.get(STATEFUL_SET).unwrap();
+    assert_eq!(set["metadata"]["annotations"]["db.example.com/system-identifier"], "77");
+}
+
+#[tokio::test]
+async fn a_lease_made_at_the_same_moment_by_another_operator_is_left_alone() {
+    let world = World::new(&json!({}));
+    world.reconcile().await.unwrap();
+    world.server.fail_once("POST /apis/coordination.k8s.io/v1/namespaces/prod/leases", 409);
+    world.reconcile().await.unwrap();
+    assert!(world.server.get(STATEFUL_SET).is_some());
+}
+
+#[tokio::test]
+async fn what_the_api_server_refuses_is_told_in_the_status() {
+    let world = World::new(&json!({}));
+    world.reconcile().await.unwrap();
+    world.server.fail_once(&format!("PATCH {STATEFUL_SET}"), 403);
+    let error = world.reconcile().await.unwrap_err();
+    assert_eq!(error.step(), "apply");
+    let progressing = world.condition("Progressing");
+    assert_eq!(progressing["reason"], "Refused");
+    assert!(progressing["message"].as_str().unwrap().contains("StatefulSet orders-db"), "{progressing}");
+    world.reconcile().await.unwrap();
+    assert_eq!(world.condition("Progressing")["reason"], "Forming");
+}
+
+#[tokio::test]
+async fn a_paused_database_is_only_described() {
+    let world = World::settled(&json!({})).await;
+    world.server.edit(DATABASE, |database| {
+        database["spec"]["paused"] = json!(true);
+        database["spec"]["replicas"] = json!(5);
+    });
+    world.reconcile().await.unwrap();
+    assert_eq!(world.writes(), ["PATCH orders-db/status"]);
+}
+
+#[tokio::test]
+async fn a_spec_that_cannot_be_built_touches_no_child() {
+    let world = World::settled(&json!({})).await;
+    world.server.edit(DATABASE, |database| database["spec"]["replicas"] = json!(0));
+    world.reconcile().await.unwrap();
+    assert_eq!(world.writes(), ["PATCH orders-db/status"]);
+    assert_eq!(world.condition("Progressing")["reason"], "InvalidSpec");
+    assert_eq!(world.server.take_events(), ["InvalidSpec"]);
+}
+
+#[tokio::test]
+async fn an_object_that_cannot_be_read_is_told_and_harms_nobody() {
+    let world = World::settled(&json!({})).await;
+    world.server.edit(DATABASE, |database| database["spec"]["replicas"] = json!("three"));
+    world.reconcile().await.unwrap();
+    assert_eq!(world.writes(), Vec::<String>::new());
+    assert_eq!(world.server.take_events(), ["InvalidObject"]);
+}
+
+fn deleted(world: &World) {
+    world.server.edit(DATABASE, |database| {
+        database["metadata"]["deletionTimestamp"] = json!(Timestamp::now().to_string());
+    });
+}
+
+fn volume(world: &World) -> String {
+    let path = format!("{CORE}/persistentvolumeclaims/data-orders-db-0");
+    world.server.put(&path, json!({"metadata": {"name": "data-orders-db-0", "namespace": "prod"}}));
+    path
+}
+
+fn initialised(world: &World) {
+    let document = json!({
+        "timeline": 1, "members": {}, "configurations": [], "history": [], "systemIdentifier": "77",
+    });
+    world.server.edit(LEASE, |lease| {
+        lease["metadata"]["annotations"] = json!({"db.example.com/ha": document.to_string()});
+    });
+}
+
+#[tokio::test]
+async fn deletion_waits_for_the_instances_and_keeps_the_data() {
+    let world = World::settled(&json!({})).await;
+    initialised(&world);
+    let volume = volume(&world);
+    let pod = format!("{CORE}/pods/orders-db-0");
+    world.server.put(&pod, json!({"metadata": {"name": "orders-db-0", "namespace": "prod"}}));
+    deleted(&world);
+    let waiting = world.reconcile().await.unwrap_err();
+    assert!(waiting.is_waiting(), "{waiting}");
+    assert!(world.server.get(STATEFUL_SET).is_none());
+    assert_eq!(world.server.get(DATABASE).unwrap()["status"]["phase"], "Deleting");
+    world.server.remove(&pod);
+    world.reconcile().await.unwrap();
+    let secret = format!("{CORE}/secrets/orders-db-app");
+    for kept in [volume.as_str(), LEASE, secret.as_str()] {
+        assert!(world.server.get(kept).is_some(), "{kept}");
+    }
+    assert_eq!(world.server.get(DATABASE).unwrap()["metadata"]["finalizers"], json!([]));
+}
+
+#[tokio::test]
+async fn deletion_with_delete_takes_data_lease_and_passwords() {
+    let world = World::settled(&json!({"deletionPolicy": "Delete"})).await;
+    initialised(&world);
+    let volume = volume(&world);
+    deleted(&world);
+    world.reconcile().await.unwrap();
+    let secret = format!("{CORE}/secrets/orders-db-app");
+    for gone in [volume.as_str(), LEASE, secret.as_str()] {
+        assert!(world.server.get(gone).is_none(), "{gone}");
+    }
+}
+
+#[tokio::test]
+async fn a_lease_that_was_never_used_goes_with_its_database() {
+    let world = World::settled(&json!({})).await;
+    deleted(&world);
+    world.reconcile().await.unwrap();
+    assert!(world.server.get(LEASE).is_none());
+}
+
+#[tokio::test]
+async fn backoff_grows_per_object_and_ends_with_success() {
+    let world = World::new(&json!({}));
+    let pauses: Vec<_> = (0..9).map(|_| world.context.backoff("a").as_secs()).collect();
+    assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+    assert_eq!(world.context.backoff("b").as_secs(), 1);
+    world.context.succeeded("a");
+    assert_eq!(world.context.backoff("a").as_secs(), 1);
+}
