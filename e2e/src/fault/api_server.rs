@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use tokio::net::TcpStream;
 
 use super::undo;
 use crate::lab::addresses::API_SERVER;
@@ -46,12 +47,16 @@ pub async fn fail_all() -> Result<()> {
     ];
     let mut process = control_plane::process(&programs, "faults", &arguments);
     STAND_IN.clone_into(&mut process.name);
-    process.start()
+    process.start()?;
+    api::wait("the API server's stand-in", async || {
+        TcpStream::connect((API_SERVER, 6443)).await.map(drop).map_err(|error| error.to_string())
+    })
+    .await
 }
 
 /// Puts the API server back in its place.
 pub async fn recover(lab: &Lab) -> Result<()> {
-    process::kill(STAND_IN).await?;
+    process::remove(STAND_IN).await?;
     start(lab).await
 }
 

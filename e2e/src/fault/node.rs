@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use super::undo::Undo;
 use crate::lab::network::{self, run_in};
-use crate::lab::{Lab, Node, mounts};
+use crate::lab::{Lab, Node, image, mounts};
 
 /// Ends everything on the node at once, as a loss of power: nothing is told, nothing is written back by its
 /// programs, and its address answers no more.
@@ -23,6 +23,7 @@ pub async fn on(lab: &Lab, node: &Node) -> Result<()> {
     forget_what_ran(node).await?;
     plug(node).await?;
     node.start_containerd()?;
+    image::wait_containerd(node).await?;
     node.start_kubelet(lab.programs())
 }
 

@@ -48,7 +48,7 @@ impl Undo {
     /// Undoes the fault now and ends its timer.
     pub async fn now(&self) -> Result<()> {
         self.run().await?;
-        process::kill(&self.timer()).await
+        process::remove(&self.timer()).await
     }
 
     /// Undoes the fault and leaves its timer armed.

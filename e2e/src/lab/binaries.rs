@@ -66,6 +66,9 @@ impl GoModule {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(self.folder);
         let digest = self.digest(&source)?;
         cache::ensure(self.name, &digest, async |out: &Path| {
+            if command::run("go", &["version"]).await.is_err() {
+                bail!("there is no `go`: install Go 1.25 or later and put it in PATH");
+            }
             let label = format!("building {} (kept in {})", self.name, cache::root()?.display());
             progress::of(&label, self.build_into(&source, out)).await
         })
@@ -86,9 +89,6 @@ impl GoModule {
     }
 
     async fn build_into(&self, source: &Path, out: &Path) -> Result<()> {
-        if command::run("go", &["version"]).await.is_err() {
-            bail!("there is no `go`: install Go 1.25 or later and put it in PATH");
-        }
         let mut build = Command::new("go");
         build.args(["build", "-trimpath", "-ldflags"]).arg(format!("-s -w {}", self.link_flags));
         build.arg("-o").arg(out).arg(self.packages);

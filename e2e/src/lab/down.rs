@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use super::cgroup::Cgroup;
-use super::{Node, mounts, network, paths, process};
+use super::{Node, kernel, mounts, network, paths, process};
 
 /// Where containerd and kubelet put files whatever they are told.
 const SHIM_SOCKETS: &str = "/run/containerd/s";
@@ -23,6 +23,7 @@ pub(super) async fn down() -> Result<()> {
     }
     Cgroup::lab().kill().await?;
     network::remove_host_link().await?;
+    kernel::put_back()?;
     let sockets = shim_sockets();
     mounts::unmount_all(root).await?;
     mounts::detach_loops(root).await?;

@@ -28,10 +28,16 @@ pub(super) async fn import(node: &Node, archive: &Path) -> Result<()> {
         .with_context(|| format!("cannot import {} on {}", archive.display(), node.name()))
 }
 
-/// Imports on a node whose containerd has just been started.
-pub(super) async fn import_when_up(node: &Node, archive: &Path) -> Result<()> {
-    let what = format!("containerd on {} to answer", node.name());
-    api::wait(&what, async || import(node, archive).await.map_err(|error| format!("{error:#}"))).await
+/// Waits until the node's containerd answers: a kubelet that finds none ends.
+pub(crate) async fn wait_containerd(node: &Node) -> Result<()> {
+    let socket = node.containerd_socket().display().to_string();
+    api::wait(&format!("containerd on {} to answer", node.name()), async || {
+        command::run("ctr", &["--address", &socket, "version"])
+            .await
+            .map(drop)
+            .map_err(|error| format!("{error:#}"))
+    })
+    .await
 }
 
 /// The archive of the sandbox image, made of the program in `folder`.

@@ -101,6 +101,13 @@ pub async fn kill(name: &str) -> Result<()> {
     Ok(())
 }
 
+/// Kills the process of this name and forgets that it was started: it is not missed.
+pub async fn remove(name: &str) -> Result<()> {
+    kill(name).await?;
+    let _ = fs::remove_file(record(name)); // it may never have been started
+    Ok(())
+}
+
 /// The id of the process of this name, where it runs.
 pub fn id(name: &str) -> Option<i32> {
     find(name).map(|identity| identity.id)
@@ -174,28 +181,34 @@ fn start_time(id: i32) -> Option<u64> {
 
 fn start_time_of(stat: &str) -> Option<u64> {
     // The name of the program stands in parentheses and may hold anything: what follows starts after the last one.
-    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
-    let state = fields.next()?;
-    if matches!(state, "Z" | "X") {
-        return None;
-    }
-    fields.nth(18)?.parse().ok()
+    let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
+    let (state, threads, started) = (fields.first()?, fields.get(17)?, fields.get(19)?);
+    // The first thread of a process that is killed may be gone while others still hold its sockets.
+    let ended = matches!(*state, "Z" | "X") && threads.parse::<u32>().ok()? <= 1;
+    if ended { None } else { started.parse().ok() }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const AFTER_STATE: &str = "1 2 2 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 777 1000 10";
+    fn stat(state: &str, threads: u32) -> String {
+        format!("42 (a) b) {state} 1 2 2 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 {threads} 0 777 1000 10")
+    }
 
     #[test]
     fn the_start_time_is_found_behind_any_name() {
-        assert_eq!(start_time_of(&format!("42 (a) b) S {AFTER_STATE}")), Some(777));
+        assert_eq!(start_time_of(&stat("S", 1)), Some(777));
     }
 
     #[test]
     fn a_zombie_does_not_run() {
-        assert_eq!(start_time_of(&format!("42 (a) Z {AFTER_STATE}")), None);
+        assert_eq!(start_time_of(&stat("Z", 0)), None);
+    }
+
+    #[test]
+    fn a_killed_process_runs_until_its_last_thread_has_ended() {
+        assert_eq!(start_time_of(&stat("Z", 2)), Some(777));
     }
 
     #[test]

@@ -7,8 +7,8 @@ use anyhow::{Context, Result};
 use futures::future::try_join_all;
 
 use super::{
-    Lab, api, binaries, cgroup::Cgroup, control_plane, dns, down, host, image, mounts, network, node::Node,
-    packages, paths, pki, progress, proxy, storage,
+    Lab, api, binaries, cgroup::Cgroup, control_plane, dns, down, host, image, kernel, mounts, network,
+    node::Node, packages, paths, pki, progress, proxy, storage,
 };
 
 /// The programs that a lab is made of.
@@ -22,8 +22,8 @@ struct Programs {
 /// Makes a lab, or starts what has ended of one that was whole.
 pub(super) async fn up() -> Result<Lab> {
     host::check().await?;
-    packages::ensure(packages::LAB).await?;
     let programs = programs().await?;
+    packages::ensure(packages::LAB).await?;
     if host::has_lab() && !paths::complete().exists() {
         progress::of("removing what is left of a lab that was not finished", down::down()).await?;
     }
@@ -65,6 +65,7 @@ async fn start(lab: &Lab, programs: &Programs) -> Result<()> {
 /// What is made once in a lab's life.
 async fn prepare(nodes: &[Node]) -> Result<()> {
     fs::create_dir_all(paths::ROOT).with_context(|| format!("cannot make {}", paths::ROOT))?;
+    kernel::keep()?;
     mounts::share_root().await?;
     Cgroup::lab().create()?;
     control_plane::cgroup().create()?;
@@ -88,7 +89,8 @@ async fn start_storage(client: &kube::Client, programs: &storage::Programs) -> R
 
 async fn start_node(node: &Node, client: &kube::Client, programs: &Programs) -> Result<()> {
     node.start_containerd()?;
-    image::import_when_up(node, &programs.pause).await?;
+    image::wait_containerd(node).await?;
+    image::import(node, &programs.pause).await?;
     // A kubelet that finds no API server waits ever longer between its attempts.
     api::wait_ready(client).await?;
     node.start_kubelet(&programs.kubernetes)
