@@ -22,7 +22,10 @@ use crate::{
 const REWINDS: u32 = 2;
 /// A server that was rewound or copied, and has not become consistent after this, is copied anew: the leader
 /// that it came from is gone.
-const STUCK_STARTING: Duration = Duration::from_mins(1);
+const STUCK_AFTER_REMAKE: Duration = Duration::from_mins(1);
+/// The same if it is not known whether it was rewound (the agent restarted meanwhile): it may as well be at the
+/// recovery from a crash, which takes minutes after many writes and must not cost a copy of everything.
+const STUCK_STARTING: Duration = Duration::from_mins(10);
 /// A member that receives nothing for this long from a leader that lives is copied anew, if nobody counts on it:
 /// the WAL that it needs is gone.
 const RECLONE_AFTER: Duration = Duration::from_mins(2);
@@ -186,10 +189,13 @@ fn join(turn: &mut Turn<'_>, document: &Document, opening: Opening, leader: Ordi
     }
 }
 
+/// Whether my server will hardly become consistent by itself.
 fn is_stuck(turn: &Turn<'_>) -> bool {
-    let now = turn.view.now;
-    turn.memory.remade_at.is_some()
-        && turn.memory.starting_since.is_some_and(|since| now > since + STUCK_STARTING)
+    let patience = match turn.memory.remade_at {
+        Some(_) => STUCK_AFTER_REMAKE,
+        None => STUCK_STARTING,
+    };
+    turn.memory.starting_since.is_some_and(|since| turn.view.now > since + patience)
 }
 
 fn rewind(turn: &mut Turn<'_>, document: &Document, opening: Opening, leader: Ordinal) {

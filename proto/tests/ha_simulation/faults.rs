@@ -21,6 +21,8 @@ pub(crate) enum Fault {
     ApiDown,
     LoseWriteAnswers,
     Freeze(usize, u64),
+    /// A paused virtual machine: its clock stands still meanwhile.
+    Pause(usize, u64),
     Switchover(Option<u8>),
     Heal,
 }
@@ -77,6 +79,11 @@ impl World {
                 self.honest = false;
                 self.nodes[node].frozen_until = self.now + micros;
             }
+            Fault::Pause(node, micros) => {
+                self.apply(Fault::Freeze(node, micros));
+                let clock = &mut self.nodes[node].clock;
+                clock.0 = clock.0.saturating_sub(micros / 100 * clock.1);
+            }
             Fault::Switchover(to) => self.switchover(to),
             Fault::Heal => self.heal(),
         }
@@ -95,7 +102,7 @@ impl World {
         self.cut.clear();
         self.writes_lost = 0;
         for node in &mut self.nodes {
-            node.frozen_until = 0;
+            node.frozen_until = node.frozen_until.min(self.now + 1_000_000);
         }
     }
 

@@ -16,6 +16,8 @@ use proto::{
 /// Bytes that a record takes.
 pub(crate) const RECORD: u64 = 100;
 
+use crate::mutants::Mutant;
+
 /// Numbers of shutdown records begin here; at most one server stops at one instant under one timeline.
 const SHUTDOWN: u64 = 1 << 60;
 
@@ -93,6 +95,8 @@ pub(crate) struct Life {
     pub(crate) waiting: Vec<(u64, Lsn)>,
     pub(crate) terminating: bool,
     pub(crate) fences: u64,
+    /// What is wrong with this supervisor, if anything.
+    pub(crate) mutant: Option<Mutant>,
 }
 
 impl Life {
@@ -112,6 +116,7 @@ impl Life {
             waiting: Vec::new(),
             terminating: false,
             fences: 0,
+            mutant: None,
         }
     }
 
@@ -195,7 +200,7 @@ impl Life {
             Order::Seal { epoch } => return self.seal(disk, *epoch),
             Order::EndOfWal => {
                 return match (disk, &self.process) {
-                    (Some(disk), Process::Standby) => Ok(Answer::EndOfWal(disk.position())),
+                    (Some(disk), Process::Standby) => Ok(Answer::EndOfWal(self.end_of(disk))),
                     _ => Self::refuse("not yet"),
                 };
             }
@@ -274,12 +279,22 @@ impl Life {
             return Self::refuse("promoting");
         }
         disk.sealed = epoch;
-        self.following = None;
-        self.streaming = false;
+        if self.mutant != Some(Mutant::SealLeavesReceiver) {
+            self.following = None;
+            self.streaming = false;
+        }
         match self.process {
-            Process::Standby => Ok(Answer::Sealed(disk.position())),
+            Process::Standby => Ok(Answer::Sealed(self.end_of(disk))),
             _ => Self::refuse("not yet"),
         }
+    }
+
+    fn end_of(&self, disk: &Disk) -> WalPosition {
+        let mut end = disk.position();
+        if self.mutant == Some(Mutant::UnderReportedEnd) {
+            end.lsn = Lsn(end.lsn.0 - end.lsn.0 % (8 * RECORD));
+        }
+        end
     }
 
     fn follow(

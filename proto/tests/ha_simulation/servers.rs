@@ -18,6 +18,7 @@ use proto::{
 };
 
 use crate::{
+    mutants::Mutant,
     server::{Disk, Life, Process, Record, Walsender, Work},
     world::{Agent, Message, STEP, Sql, World},
 };
@@ -26,12 +27,13 @@ impl World {
     pub(crate) fn kubelet(&mut self, node: usize) {
         let (now, run) = (self.now, self.dice.next());
         let local = self.local(node);
+        let mutant = self.mutant;
         let this = &mut self.nodes[node];
         if this.deleted {
             return;
         }
         if this.life.is_none() && now >= this.restart_at {
-            this.life = Some(Life::new(run));
+            this.life = Some(Life { mutant, ..Life::new(run) });
         }
         if this.agent.is_none() && now >= this.agent_at {
             this.agent = Some(Agent {
@@ -54,8 +56,10 @@ impl World {
     pub(crate) fn supervise(&mut self, node: usize) {
         let local = self.local(node);
         let now = self.now;
+        let unfenced = self.is(Mutant::NoFence);
         let Some(life) = &mut self.nodes[node].life else { return };
         if let Some(fence) = life.fence
+            && !unfenced
             && (life.is_primary() || matches!(life.process, Process::Stopping { .. }))
             && local >= fence.fast_stop_at
         {
@@ -113,6 +117,7 @@ impl World {
     pub(crate) fn promoted(&mut self, node: usize, epoch: Epoch, timeline: u32) -> Option<String> {
         let id = self.fresh();
         let local = self.local(node);
+        let chosen_here = self.is(Mutant::LocalTimeline);
         let this = &mut self.nodes[node];
         let (life, disk) = (this.life.as_mut()?, this.disk.as_mut()?);
         if life.process != Process::Standby || life.fence.is_none_or(|fence| fence.fast_stop_at <= local) {
@@ -121,6 +126,8 @@ impl World {
         if disk.log.last().is_some_and(|last| last.timeline >= timeline) {
             return Some("the timeline exists".to_owned());
         }
+        let last = disk.log.last().map_or(1, |last| last.timeline);
+        let timeline = if chosen_here { last + 1 } else { timeline };
         let switch = disk.position().lsn;
         disk.log.push(Record { timeline, id });
         disk.opened = Some(epoch);
@@ -296,7 +303,7 @@ impl World {
             in_recovery,
             flushed: disk.position().lsn,
             names: life.names.to_string(),
-            commits_wait: agent.sql.commits_wait,
+            commits_wait: agent.sql.commits_wait || self.is(Mutant::WaitNotProven),
             verified: agent.sql.verified.clone(),
             checkpoint_timeline: agent.sql.checkpoint,
             standbys: life
@@ -349,7 +356,8 @@ impl World {
         let life = self.nodes[node].life.as_mut().unwrap();
         life.names = names;
         let (run, senders) = (life.run, life.senders.keys().copied().collect::<Vec<_>>());
-        let delay = self.dice.below(400_000);
+        // A checkpoint under way keeps the checkpointer from it for seconds.
+        let delay = if self.dice.percent(25) { self.dice.below(5_000_000) } else { self.dice.below(300_000) };
         self.send(delay, Message::Checkpointer { primary: node, run });
         for data_id in senders {
             let delay = self.dice.below(400_000);

@@ -17,6 +17,7 @@ use proto::{
     wire::supervisor::{Answer, Order},
 };
 
+use crate::mutants::Mutant;
 use crate::world::{Message, STEP, TIMEOUT, World};
 
 impl World {
@@ -186,7 +187,7 @@ impl World {
         let exists = self.lease.version > 0;
         let basis = write.basis().map(|version| version.0.clone());
         let current = exists.then(|| self.lease.version.to_string());
-        if basis != current {
+        if basis != current && !self.is(Mutant::AnyVersion) {
             let refused = Some(write.contents().write_id);
             self.answer_request(node, sent, deadline, None, refused);
             return;
@@ -260,6 +261,9 @@ impl World {
         refused: Option<WriteId>,
         sent: BootTime,
     ) {
+        if !self.awake(node) {
+            return;
+        }
         let local = self.local(node);
         let Some(agent) = self.nodes[node].agent.as_mut().filter(|agent| agent.started == started) else {
             return;

@@ -26,6 +26,7 @@ use proto::{
 
 use crate::{
     dice::Dice,
+    mutants::Mutant,
     server::{Disk, Life, RECORD},
 };
 
@@ -161,6 +162,8 @@ pub(crate) struct World {
     pub(crate) honest: bool,
     /// Whether agents learn of changes by a watch, or only by polling.
     pub(crate) watched: bool,
+    /// What is wrong with this world, if anything.
+    pub(crate) mutant: Option<Mutant>,
     pub(crate) trace: bool,
 }
 
@@ -215,6 +218,7 @@ impl World {
             write_every: 200_000,
             honest: true,
             watched: !seed.is_multiple_of(4),
+            mutant: None,
             trace: std::env::var_os("HA_TRACE").is_some(),
         }
     }
@@ -276,6 +280,18 @@ impl World {
         let end = self.now + micros;
         while self.now < end {
             self.step();
+        }
+    }
+
+    /// Clocks that run at a third or at three times the speed: time proves nothing any more, and S2 and S3 must
+    /// hold all the same.
+    pub(crate) fn break_clocks(&mut self) {
+        self.honest = false;
+        for node in 0..self.nodes.len() {
+            let (now, rate) =
+                (self.local(node), [33, 60, 100, 170, 300][usize::try_from(self.dice.below(5)).unwrap()]);
+            // Continues from where it is.
+            self.nodes[node].clock = (now.0.saturating_sub(self.now / 100 * rate), rate);
         }
     }
 
