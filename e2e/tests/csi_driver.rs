@@ -10,7 +10,7 @@ use std::{
 };
 
 use e2e::csi::{
-    cleanup, freeze,
+    freeze,
     message::{
         AccessMode, AccessModeKind, AccessType, CapacityRange, ContentSource, ControllerExpandVolumeRequest,
         CreateSnapshotRequest, CreateVolumeRequest, DeleteSnapshotRequest, DeleteVolumeRequest, InfoRequest,
@@ -27,6 +27,7 @@ use e2e::csi::{
     store::Store,
     topology,
 };
+use e2e::lab::mounts;
 use tokio::task::JoinHandle;
 use tonic::{
     Code,
@@ -94,7 +95,7 @@ impl Driver {
     /// Ends the driver and takes everything away; that it is gone is part of every test.
     async fn end(self) {
         self.server.abort();
-        cleanup::release_disks(self.folder.path()).await.unwrap();
+        release_disks(self.folder.path()).await.unwrap();
     }
 }
 
@@ -103,10 +104,17 @@ impl Drop for Driver {
     fn drop(&mut self) {
         let folder = self.folder.path().to_owned();
         let cleanup = std::thread::spawn(move || {
-            tokio::runtime::Runtime::new().unwrap().block_on(cleanup::release_disks(&folder)).unwrap();
+            tokio::runtime::Runtime::new().unwrap().block_on(release_disks(&folder)).unwrap();
         });
         let _ = cleanup.join();
     }
+}
+
+/// As `lab down` does it.
+async fn release_disks(folder: &Path) -> anyhow::Result<()> {
+    mounts::unfreeze_all(folder).await?;
+    mounts::unmount_all(folder).await?;
+    mounts::detach_loops(folder).await
 }
 
 fn kubelet_socket(folder: &tempfile::TempDir, node: &str) -> PathBuf {
@@ -164,6 +172,14 @@ fn stage(volume: &str, point: &str) -> NodeStageVolumeRequest {
         staging_target_path: point.into(),
         volume_capability: Some(capability()),
     }
+}
+
+/// Whether a timer waits to thaw a disk in `folder`.
+fn timer_runs(folder: &Path) -> bool {
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let lines = processes.filter_map(|process| fs::read_to_string(process.path().join("cmdline")).ok());
+    let folder = folder.to_string_lossy();
+    lines.into_iter().any(|line| line.contains("thaw-timer") && line.contains(&*folder))
 }
 
 /// Writes until the disk is full; returns how much went in.
@@ -358,8 +374,9 @@ async fn what_a_crash_leaves_is_found_again_or_taken_away() {
     driver.server.abort();
     let store = Store::new(driver.folder.path().join("disks"));
     assert_eq!(store.all_volumes().unwrap().len(), 1);
-    cleanup::release_disks(driver.folder.path()).await.unwrap();
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    assert!(!mounts.contains(&*staged.to_string_lossy()));
+    assert!(timer_runs(driver.folder.path()));
+    release_disks(driver.folder.path()).await.unwrap();
+    assert_eq!(mounts::under(driver.folder.path()).unwrap(), []);
+    assert!(!timer_runs(driver.folder.path()), "the timer outlived its freeze");
     driver.end().await;
 }

@@ -17,7 +17,6 @@ use super::{
         DeleteSnapshotResponse, DeleteVolumeRequest, DeleteVolumeResponse, Snapshot,
         ValidateVolumeCapabilitiesRequest, ValidateVolumeCapabilitiesResponse, Volume, VolumeContentSource,
     },
-    mounts,
     rpc::controller::controller_server::Controller,
     size::Size,
     snapshot,
@@ -25,6 +24,7 @@ use super::{
     topology,
     xfs::DiskError,
 };
+use crate::lab::mounts;
 
 /// Parameters by which the provisioner tells which claim a volume is for (`--extra-create-metadata`).
 const CLAIM_NAMESPACE: &str = "csi.storage.k8s.io/pvc/namespace";

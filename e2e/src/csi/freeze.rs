@@ -2,33 +2,34 @@
 //!
 //! A process that writes to a frozen file system sleeps beyond the reach of SIGKILL, so a freeze that nobody
 //! undoes would outlive every test, shell and cluster. Hence a detached timer is armed *before* each freeze: it
-//! thaws the disk at its limit even if all else has died. A mark beside the disk file says that it is frozen;
-//! the timer ends within a second of its mark's removal.
+//! thaws the disk at its limit even if all else has died. A mark beside the disk file says that it is frozen and by
+//! whom it will be thawed; whoever thaws it earlier removes the mark and ends the timer.
 
 use std::{
-    ffi::OsString,
     fs, io,
-    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
     time::Duration,
 };
 
-use super::tool::{self, ToolError};
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::process::Command;
+
+use crate::lab::command;
 
 /// How the names of marks begin; the rest makes each its own.
 const MARK: &str = "frozen.";
 /// A freeze first writes back everything that is dirty.
 const FREEZE_LIMIT: Duration = Duration::from_secs(30);
-/// A thaw only wakes the writers.
-const THAW_LIMIT: Duration = Duration::from_secs(10);
+/// A thaw only wakes the writers, and a timer is only started.
+const QUICK_LIMIT: Duration = Duration::from_secs(10);
 
-/// The timer: waits for `$2` seconds or until its mark `$1` is gone, and if it is not, thaws `$3`.
-const TIMER: &str = r#"
-n=0
-while [ -e "$1" ] && [ "$n" -lt "$2" ]; do sleep 1; n=$((n+1)); done
-if [ -e "$1" ]; then fsfreeze --unfreeze "$3"; rm -f "$1"; fi
-"#;
+/// The timer: says who it is, lets go of all that it inherited, and after `$2` seconds thaws `$3` unless its mark `$1`
+/// has gone.
+const TIMER: &str = r#"echo $$
+exec >/dev/null 2>&1 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&-
+cd /
+sleep "$2"
+if [ -e "$1" ]; then fsfreeze --unfreeze "$3"; rm -f "$1"; fi"#;
 
 /// Why a disk was not frozen or thawed.
 #[derive(Debug, thiserror::Error)]
@@ -53,9 +54,9 @@ pub enum FreezeError {
     Timer {
         /// The disk file.
         disk: PathBuf,
-        /// What the system said.
+        /// Why it did not start.
         #[source]
-        source: io::Error,
+        source: anyhow::Error,
     },
     /// `fsfreeze` failed.
     #[error("freezing or thawing {point} failed")]
@@ -64,74 +65,85 @@ pub enum FreezeError {
         point: PathBuf,
         /// The tool's failure.
         #[source]
-        source: ToolError,
+        source: anyhow::Error,
     },
 }
 
 /// Freezes `disk`, mounted on `point`, for at most `limit` (whole seconds).
 pub async fn freeze(disk: &Path, point: &Path, limit: Duration) -> Result<(), FreezeError> {
     let mark = disk.with_file_name(format!("{MARK}{:016x}", rand::random::<u64>()));
-    let marking = |source| FreezeError::Mark { disk: disk.to_owned(), source };
-    fs::write(&mark, "").map_err(marking)?;
-    arm(&mark, limit, point).map_err(|source| FreezeError::Timer { disk: disk.to_owned(), source })?;
-    match tool::run("fsfreeze", ["--freeze".as_ref(), point.as_os_str()], FREEZE_LIMIT).await {
-        // The timer stays armed: a freeze that only seems to have failed is undone as well.
-        Err(source @ ToolError::TooSlow { .. }) => Err(FreezeError::Tool { point: point.to_owned(), source }),
-        Err(source) => {
-            fs::remove_file(&mark).map_err(marking)?;
-            Err(explain(point, source, "busy", FreezeError::Already))
-        }
-        Ok(()) => Ok(()),
+    let timer = arm(&mark, limit, point)
+        .await
+        .map_err(|source| FreezeError::Timer { disk: disk.to_owned(), source })?;
+    fs::write(&mark, timer).map_err(marking(disk))?;
+    let frozen = fsfreeze("--freeze", point, FREEZE_LIMIT, "busy", FreezeError::Already).await;
+    if matches!(frozen, Err(FreezeError::Already(_))) {
+        unmark(&mark).map_err(marking(disk))?;
     }
+    // After any other failure the timer stays armed: a freeze that only seems to have failed is undone as well.
+    frozen
 }
 
 /// Thaws `disk`, mounted on `point`.
 pub async fn thaw(disk: &Path, point: &Path) -> Result<(), FreezeError> {
-    let thawed = tool::run("fsfreeze", ["--unfreeze".as_ref(), point.as_os_str()], THAW_LIMIT).await;
-    if !matches!(thawed, Err(ToolError::TooSlow { .. })) {
-        for mark in marks(disk).map_err(|source| FreezeError::Mark { disk: disk.to_owned(), source })? {
-            // The timer may have removed it a moment ago.
-            let _ = fs::remove_file(mark);
+    let thawed = fsfreeze("--unfreeze", point, QUICK_LIMIT, "Invalid argument", FreezeError::NotFrozen).await;
+    if matches!(thawed, Ok(()) | Err(FreezeError::NotFrozen(_))) {
+        for mark in marks(disk).map_err(marking(disk))? {
+            unmark(&mark).map_err(marking(disk))?;
         }
     }
-    thawed.map_err(|source| explain(point, source, "Invalid argument", FreezeError::NotFrozen))
+    thawed
 }
 
 /// Whether `disk` is frozen by this module.
 pub fn is_frozen(disk: &Path) -> Result<bool, FreezeError> {
-    let marks = marks(disk).map_err(|source| FreezeError::Mark { disk: disk.to_owned(), source })?;
-    Ok(!marks.is_empty())
+    Ok(!marks(disk).map_err(marking(disk))?.is_empty())
 }
 
-/// `fsfreeze` tells the states apart only by the text of the system's error.
-fn explain(
+/// Calls `fsfreeze`, which says only by the text of an error that the disk is in the wanted `state` already.
+async fn fsfreeze(
+    way: &str,
     point: &Path,
-    source: ToolError,
+    limit: Duration,
     text: &str,
-    state: impl FnOnce(PathBuf) -> FreezeError,
-) -> FreezeError {
-    match &source {
-        ToolError::Failed { complaint, .. } if complaint.contains(text) => state(point.to_owned()),
-        _ => FreezeError::Tool { point: point.to_owned(), source },
+    state: fn(PathBuf) -> FreezeError,
+) -> Result<(), FreezeError> {
+    let mut tool = Command::new("fsfreeze");
+    tool.arg(way).arg(point).env("LC_ALL", "C");
+    match command::output(tool, limit).await {
+        Ok(_) => Ok(()),
+        Err(failed) if failed.to_string().contains(text) => Err(state(point.to_owned())),
+        Err(source) => Err(FreezeError::Tool { point: point.to_owned(), source }),
     }
 }
 
-/// Starts the timer in its own process group, so that no signal meant for us reaches it.
-fn arm(mark: &Path, limit: Duration, point: &Path) -> io::Result<()> {
-    let seconds = OsString::from(limit.as_secs().max(1).to_string());
-    let mut timer = Command::new("setsid")
-        .args(["--fork", "sh", "-c", TIMER, "thaw-timer"])
-        .args([mark.as_os_str(), &seconds, point.as_os_str()])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .process_group(0)
-        .spawn()?;
-    // setsid forks and ends at once: the timer is not our child, and nothing is left to reap.
-    match timer.wait()? {
-        status if status.success() => Ok(()),
-        status => Err(io::Error::other(format!("setsid ended with {status}"))),
+/// Starts the timer in a session of its own, so that no signal meant for us reaches it; returns its process id.
+async fn arm(mark: &Path, limit: Duration, point: &Path) -> anyhow::Result<String> {
+    let mut timer = Command::new("setsid");
+    timer.args(["--fork", "sh", "-c", TIMER, "thaw-timer"]).arg(mark);
+    timer.arg(limit.as_secs().max(1).to_string()).arg(point);
+    command::output(timer, QUICK_LIMIT).await
+}
+
+/// Removes a mark and ends its timer, which may be removing it at this very moment.
+fn unmark(mark: &Path) -> io::Result<()> {
+    let timer = fs::read_to_string(mark).unwrap_or_default();
+    match fs::remove_file(mark) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
     }
+    let timer = timer.trim().parse().ok().and_then(Pid::from_raw);
+    if let Some(timer) = timer.filter(|id| is_timer_of(*id, mark)) {
+        // The leader of its group, in which `sleep` is as well. It may just have ended.
+        let _ = kill_process_group(timer, Signal::KILL);
+    }
+    Ok(())
+}
+
+/// Whether the process is that timer, and not one that the kernel gave its id to since.
+fn is_timer_of(id: Pid, mark: &Path) -> bool {
+    let line = fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
+    line.split(|byte| *byte == 0).any(|word| word == mark.as_os_str().as_encoded_bytes())
 }
 
 fn marks(disk: &Path) -> io::Result<Vec<PathBuf>> {
@@ -140,6 +152,10 @@ fn marks(disk: &Path) -> io::Result<Vec<PathBuf>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries?.collect::<io::Result<Vec<_>>>()?,
     };
-    let is_mark = |e: &fs::DirEntry| e.file_name().to_string_lossy().starts_with(MARK);
-    Ok(entries.iter().filter(|e| is_mark(e)).map(fs::DirEntry::path).collect())
+    let is_mark = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with(MARK);
+    Ok(entries.iter().filter(|entry| is_mark(entry)).map(fs::DirEntry::path).collect())
+}
+
+fn marking(disk: &Path) -> impl Fn(io::Error) -> FreezeError {
+    move |source| FreezeError::Mark { disk: disk.to_owned(), source }
 }

@@ -7,14 +7,12 @@
 //! tables; the process remembers nothing and may be killed at any time.
 
 pub mod capability;
-pub mod cleanup;
 pub mod controller;
 pub mod driver;
 pub mod freeze;
 pub mod id;
 pub mod identity;
 pub mod message;
-pub mod mounts;
 pub mod node;
 pub mod registration;
 pub mod rpc;
@@ -23,7 +21,6 @@ pub mod size;
 pub mod snapshot;
 pub mod status;
 pub mod store;
-pub mod tool;
 pub mod topology;
 pub mod turn;
 pub mod xfs;

@@ -21,11 +21,11 @@ use super::{
         NodeUnpublishVolumeRequest, NodeUnpublishVolumeResponse, NodeUnstageVolumeRequest,
         NodeUnstageVolumeResponse, UsageUnit, VolumeCapability, VolumeUsage,
     },
-    mounts,
     rpc::node::node_server::Node,
     store::{Stored, VolumeRecord},
     topology, xfs,
 };
+use crate::lab::mounts;
 
 /// Answers the kubelet of one node.
 #[derive(Clone, Debug)]

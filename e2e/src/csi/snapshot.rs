@@ -12,17 +12,14 @@ use super::{
     driver::Driver,
     freeze,
     id::{SnapshotId, VolumeId},
-    mounts,
     size::Size,
     store::{SnapshotRecord, StoreError, VolumeRecord},
-    tool,
-    xfs::DiskError,
+    xfs::{self, DiskError},
 };
+use crate::lab::mounts;
 
 /// Longer than any copy may take: if the timer of the freeze fires, the copy is not of one moment.
 const FREEZE_LIMIT: Duration = Duration::from_secs(110);
-/// Writing back what is dirty before the freeze, which would otherwise have to wait for it with all writers stopped.
-const WRITE_BACK_LIMIT: Duration = Duration::from_mins(1);
 
 /// Takes the snapshot `id` of the volume `volume_id`.
 pub async fn take(driver: &Driver, id: &SnapshotId, volume_id: &VolumeId) -> Result<(), Status> {
@@ -61,8 +58,7 @@ async fn at_one_moment(
     let Some(mount) = mounts::of_disk(disk).map_err(unreadable)?.into_iter().next() else {
         return Ok(copy.await?);
     };
-    let write_back = ["--file-system".as_ref(), mount.point.as_os_str()];
-    tool::run("sync", write_back, WRITE_BACK_LIMIT).await.map_err(|e| Status::unavailable(e.to_string()))?;
+    xfs::write_back(&mount.point).await?;
     freeze::freeze(disk, &mount.point, FREEZE_LIMIT).await?;
     let copied = copy.await;
     freeze::thaw(disk, &mount.point).await?; // an error if the timer was faster: then the copy is torn

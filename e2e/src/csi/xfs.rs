@@ -6,17 +6,16 @@ use std::{
     time::Duration,
 };
 
-use super::{
-    mounts,
-    tool::{self, ToolError},
-};
+use tokio::process::Command;
+
+use crate::lab::{command, mounts};
 
 /// Making a file system writes some MB; far more time only passes on a machine that is itself stuck.
 const FORMAT_LIMIT: Duration = Duration::from_secs(30);
 /// A mount may replay the log after a crash: up to 64 MB on a busy machine.
 const MOUNT_LIMIT: Duration = Duration::from_secs(30);
-/// An unmount writes back what is dirty, on a shared disk perhaps a GB.
-const UNMOUNT_LIMIT: Duration = Duration::from_mins(1);
+/// Writing back what is dirty, which an unmount does too: on a shared disk perhaps a GB.
+const WRITE_BACK_LIMIT: Duration = Duration::from_mins(1);
 /// Growing changes a few blocks, but waits for a frozen disk.
 const GROW_LIMIT: Duration = Duration::from_secs(30);
 /// Copies a whole disk; shorter than the two minutes that the sidecars wait for an answer.
@@ -32,7 +31,7 @@ pub enum DiskError {
         disk: PathBuf,
         /// The tool's failure.
         #[source]
-        source: ToolError,
+        source: anyhow::Error,
     },
     /// The mount table or the list of loop devices could not be read.
     #[error("reading the mounts of {disk} failed")]
@@ -99,7 +98,7 @@ pub async fn bind(disk: &Path, from: &Path, to: &Path, readonly: bool) -> Result
 pub async fn unmount(point: &Path) -> Result<(), DiskError> {
     while mounts::at(point).map_err(|source| DiskError::Mounts { disk: point.to_owned(), source })?.is_some()
     {
-        run(point, "umount", &[point], UNMOUNT_LIMIT).await?;
+        run(point, "umount", &[point], WRITE_BACK_LIMIT).await?;
     }
     Ok(())
 }
@@ -112,17 +111,9 @@ pub async fn grow(disk: &Path, point: &Path) -> Result<(), DiskError> {
     run(disk, "xfs_growfs", &[point], GROW_LIMIT).await
 }
 
-/// Frees a loop device, at once or with its last mount. Harmless if it is free.
-pub async fn detach(device: &str) -> Result<(), DiskError> {
-    let device = Path::new(device);
-    match run(device, "losetup", &["-d".as_ref(), device], UNMOUNT_LIMIT).await {
-        Err(DiskError::Tool { source: ToolError::Failed { complaint, .. }, .. })
-            if complaint.contains("No such device") =>
-        {
-            Ok(())
-        }
-        detached => detached,
-    }
+/// Writes back what is dirty on the disk mounted on `point`, as a freeze does, but with all writers going on.
+pub async fn write_back(point: &Path) -> Result<(), DiskError> {
+    run(point, "sync", &["--file-system".as_ref(), point], WRITE_BACK_LIMIT).await
 }
 
 /// Copies a disk file: at once where the file system can share blocks, else only what is not a hole.
@@ -146,6 +137,11 @@ fn device_at(disk: &Path, point: &Path) -> Result<Option<String>, DiskError> {
     Err(DiskError::Occupied { point: point.to_owned(), found: found.source, disk: disk.to_owned() })
 }
 
-async fn run(disk: &Path, tool: &'static str, args: &[&Path], limit: Duration) -> Result<(), DiskError> {
-    tool::run(tool, args, limit).await.map_err(|source| DiskError::Tool { disk: disk.to_owned(), source })
+async fn run(disk: &Path, tool: &str, args: &[&Path], limit: Duration) -> Result<(), DiskError> {
+    let mut command = Command::new(tool);
+    command.args(args);
+    match command::output(command, limit).await {
+        Ok(_) => Ok(()),
+        Err(source) => Err(DiskError::Tool { disk: disk.to_owned(), source }),
+    }
 }

@@ -16,10 +16,9 @@ use rustix::{
 
 use crate::csi::{
     freeze::{self, FreezeError},
-    mounts,
     store::{Claim, Store},
 };
-use crate::lab::storage;
+use crate::lab::{mounts, storage};
 
 /// The file that takes up the space of a disk filled by [`Disk::fill`].
 const FILLER: &str = ".lab-fill";

@@ -20,7 +20,7 @@ mod down;
 mod host;
 pub(crate) mod image;
 mod kernel;
-pub(crate) mod mounts;
+pub mod mounts;
 pub mod network;
 mod node;
 pub mod packages;
