@@ -63,6 +63,10 @@ pub(super) fn lead(turn: &mut Turn<'_>, observed: &Observed, document: &Document
 fn arm(turn: &mut Turn<'_>, tenure: &Tenure) {
     let wanted = fence::wanted(turn.view, tenure);
     let Some(report) = turn.view.report() else { return };
+    // A server that has ended has nothing to fence, and the next one starts closed.
+    if matches!(report.server, Server::Stopped { .. } | Server::Dying) {
+        return;
+    }
     if report.fence != Some(wanted) && turn.view.now < wanted.kill_at {
         turn.order(Order::Arm {
             epoch: wanted.epoch,

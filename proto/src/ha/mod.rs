@@ -11,8 +11,38 @@
 //!   dropped when it comes again. At most one request about the Lease is under way ([`view::LeaseView::busy`]).
 //! - A write's answer becomes a sighting like that of a read, with `first_seen` the arrival of the answer and
 //!   `confirmed` the moment before the request was sent. No answer: nothing changes, and the core finds out.
+//! - Sightings come only from linearizable reads and from answers to writes, in the order of their requests. A
+//!   watch may say that it is time to read; what it carries is ignored, since it may be old (review S-11).
 //! - What a peer answered stays in `view.peers` until it answers the same kind of question again.
 //! - Facts may be old, never invented: a failed query leaves the old facts with their old time.
+//! - A question of a peer goes to [`answer`]; if that returns an order, the supervisor's answer to it goes to
+//!   [`conclude`], and the end of WAL in it to [`view::LocalWal`] as well.
+//! - [`memory::Memory`] starts as its default whenever the agent starts, and is never stored.
+//!
+//! # First start, as it goes
+//!
+//! | member 0 | the others |
+//! |---|---|
+//! | sees [`lease::Recorded::NeverInitialised`], surveys: nobody has data | the same, wait for member 0 |
+//! | `Initdb`, `Start` (closed), `EndOfWal` | |
+//! | `WriteLease`: claim of epoch 1, timeline 2 reserved, itself the only member | |
+//! | `Seal`, `EnsureSlots`, `WriteLease`: open, configuration k = 0 | |
+//! | `Arm`, `Promote`, `SetSynchronousNames`, `VerifyLocalWrite`, `SetRole(Primary)`, `Checkpoint` | |
+//! | `WriteLease`: checkpointed | `Clone`, `Start`, `Follow`, `SetRole(Replica)` |
+//! | sees them stream: lists them, then step by step k = 0 → k of S (closed, probe, real list) | |
+//!
+//! # Failover, as it goes (member 0 led epoch 4; 1 and 2 are in S, k = 1)
+//!
+//! | member 1 | member 2 |
+//! |---|---|
+//! | the same version for L: `ReadLease` until one sent after L confirms it | the same |
+//! | `EndOfWal`, `Ask(Survey)` to 0 and 2: 2 answers, both are 2 of {1, 2} | starts 150 ms later |
+//! | `WriteLease`: claim of epoch 5 with the version judged | answers the survey; its own claim would be refused |
+//! | `Seal` of itself, `Ask(Seal)` | ends its WAL receiver for good, answers its exact end |
+//! | has all that was answered: `WriteLease`: open (5, member 1, k = 1, {2}) beside (4, ...) | |
+//! | `Arm`, `Promote` to the reserved timeline under the closed list | sees the open: `Follow` |
+//! | `ProbeSyncWait`, real list, `VerifyLocalWrite`, `SetRole(Primary)`, `Emit(TookOver)` | `SetRole(Replica)` |
+//! | k of S have flushed: `WriteLease` with the new configuration alone | |
 
 pub mod action;
 pub mod configuration;
