@@ -1,4 +1,4 @@
-//! The decision core of docs/ha.md: pure, deterministic, model-checked as it ships.
+//! The decision core of docs/ha.md: pure and deterministic, so that it can be simulated and checked as it ships.
 //!
 //! No I/O, no clock, no randomness: [`decide`] maps what an agent remembers ([`memory::Memory`]) and observes
 //! ([`view::View`]) to what it does next ([`action::Action`]). The driver calls it about every 100 to 200 ms
