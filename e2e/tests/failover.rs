@@ -71,8 +71,13 @@ async fn the_container_is_killed() -> Result<()> {
 #[ignore = "needs the lab; run by `cargo lab test`"]
 async fn the_primary_pod_is_deleted() -> Result<()> {
     let (_stage, database) = ground().await?;
-    let report = trial(&database, "pod delete", async || fault::delete_primary(&database).await).await?;
-    ensure!(report.leaders.0 != report.leaders.1, "{} did not hand over", report.leaders.0);
+    let mut deleted = String::new();
+    let fault = async || {
+        deleted = database.primary().await?.name;
+        fault::delete_primary(&database).await
+    };
+    let report = trial(&database, "pod delete", fault).await?;
+    ensure!(report.leaders.1 != deleted, "{deleted} did not hand over");
     Ok(())
 }
 

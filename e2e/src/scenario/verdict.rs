@@ -15,7 +15,8 @@ use super::{
 
 /// Reading all rows of a ledger of some minutes on a busy machine.
 const READ_LIMIT: Duration = Duration::from_secs(30);
-/// A standby replays what the primary wrote within a moment, unless something is wrong.
+/// A standby replays what the primary wrote within a moment, unless something is wrong; one that was rewound may
+/// restart once more.
 const REPLAY_LIMIT: Duration = Duration::from_secs(30);
 
 /// Waits until `count` instances serve on one timeline, by their own account and by the status; returns how
@@ -62,9 +63,8 @@ pub async fn nothing_lost(database: &Database, record: &Record) -> Result<()> {
     ensure!(!record.acknowledged.is_empty(), "the writer wrote nothing: {:?}", record.last_failure);
     for pod in database.pods().await? {
         let access = database.access_to(&pod).await?;
-        let wait = if pod.role == ROLE_REPLICA { REPLAY_LIMIT } else { Duration::ZERO };
         let complete = async || missing(&access, record).await;
-        wait::until(&format!("all acknowledged rows on {}", pod.name), wait, complete).await?;
+        wait::until(&format!("all acknowledged rows on {}", pod.name), REPLAY_LIMIT, complete).await?;
     }
     Ok(())
 }
