@@ -28,7 +28,7 @@ fn main() -> ExitCode {
             eprintln!("{path} is not current: run {COMMAND}");
             code = ExitCode::FAILURE;
         } else {
-            fs::write(&whole, text).unwrap_or_else(|error| panic!("{path} cannot be written: {error}"));
+            fs::write(&whole, text).expect("the checkout can be written");
         }
     }
     code
