@@ -89,6 +89,9 @@ impl Journal {
     }
 }
 
+/// What the API server takes, in bytes; notes are of ASCII but for what the server says.
+const LONGEST_ACTION: usize = 120;
+
 /// Writes the entries.
 pub(crate) struct JournalTask {
     recorder: Recorder,
@@ -119,8 +122,10 @@ impl JournalTask {
             let event = Event {
                 type_: if entry.warning { EventType::Warning } else { EventType::Normal },
                 reason: entry.reason.to_owned(),
+                // The recorder counts events of one reason and action as repetitions and keeps the note of the
+                // first: a second failover must not be told in the words of the one before.
+                action: entry.note.chars().take(LONGEST_ACTION).collect(),
                 note: Some(entry.note),
-                action: entry.reason.to_owned(),
                 secondary: None,
             };
             match timeout(WRITE_TIMEOUT, self.recorder.publish(&event, &self.database)).await {

@@ -12,7 +12,7 @@ use kube::{
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
 
-use crate::{agents::Agents, deadline::within, metrics::Metrics};
+use crate::{agents::Agents, deadline::within, digest::digest, metrics::Metrics};
 
 /// First pause after a failure.
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
@@ -48,7 +48,9 @@ impl Context {
             type_: if news.warning { EventType::Warning } else { EventType::Normal },
             reason: news.reason.to_owned(),
             note: Some(note),
-            action: "Reconcile".to_owned(),
+            // The recorder counts events of one reason and action as repetitions and keeps the note of the
+            // first, so another note is another action: "x accepts writes" must not stand for y.
+            action: format!("Reconcile-{}", digest(&news.message)),
             secondary: None,
         };
         if let Err(error) = within(self.recorder.publish(&event, object)).await {
