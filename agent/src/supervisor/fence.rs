@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use proto::{clock::BootTime, wire::supervisor::Fence};
+use proto::{clock::BootTime, identity::Epoch, wire::supervisor::Fence};
 use rustix::{process::Signal, time::ClockId};
 
 use super::{processes::Processes, twin::Orders};
@@ -70,6 +70,20 @@ pub(crate) enum ArmError {
     Order,
 }
 
+/// Why nothing may be promoted.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NoFence {
+    /// None in force.
+    #[error("no fence is armed")]
+    Unarmed,
+    /// It belongs to another claim.
+    #[error("the armed fence is of another epoch, {0}")]
+    OtherEpoch(Epoch),
+    /// Too late.
+    #[error("the fence has passed")]
+    Passed,
+}
+
 /// What the fence has seen and done.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Seen {
@@ -94,8 +108,8 @@ pub(crate) struct Guard {
 #[derive(Default)]
 struct State {
     fence: Option<Fence>,
-    /// From before its start until its end is proven.
-    server_runs: bool,
+    /// From before a promotion until the end of the server is proven. A closed standby needs no fence.
+    may_write: bool,
     seen: Seen,
     twin: Option<PipeWriter>,
 }
@@ -120,9 +134,18 @@ impl Guard {
         Ok(())
     }
 
-    /// From now on a passed fence is for a server.
-    pub(crate) fn server_starts(&self) {
-        self.state().server_runs = true;
+    /// Permission to promote: from now on the fence fires when it passes, whatever comes of the promotion.
+    pub(crate) fn permit_promotion(&self, epoch: Epoch) -> Result<(), NoFence> {
+        let mut state = self.state();
+        match &state.fence {
+            Some(fence) if fence.epoch != epoch => Err(NoFence::OtherEpoch(fence.epoch)),
+            Some(fence) if demand(fence, boot_clock::now()) != Demand::Nothing => Err(NoFence::Passed),
+            Some(_) => {
+                state.may_write = true;
+                Ok(())
+            }
+            None => Err(NoFence::Unarmed),
+        }
     }
 
     /// Takes the fence away, since the server has provably ended; says whether the fence ended it. The twin
@@ -131,7 +154,7 @@ impl Guard {
         self.enforce(boot_clock::now());
         let mut state = self.state();
         let fired = state.seen.firing;
-        state.server_runs = false;
+        state.may_write = false;
         state.fence = None;
         state.seen.firing = false;
         self.tell_twin(&mut state);
@@ -190,8 +213,8 @@ impl Guard {
         if demand == Demand::Nothing {
             return None;
         }
-        if !state.server_runs {
-            // Nothing to end: firing would only kill tools.
+        if !state.may_write {
+            // Firing would only kill tools, or a standby that writes nothing.
             state.fence = None;
             self.tell_twin(&mut state);
             return None;
@@ -249,7 +272,6 @@ fn missed(before: i128, after: i128) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use proto::identity::Epoch;
 
     use super::*;
 

@@ -45,11 +45,13 @@ impl Supervisor {
             "--auth-local=peer",
             "--auth-host=scram-sha-256",
             "--no-instructions",
+            "--no-sync", // a crash discards the directory; one fsync of all of it follows at the end
         ]);
         self.run_long(command, Vec::new())?;
         let mut command = programs.command("postgres")?;
         // The verifiers come in through standard input and must not go out into the log.
         command.arg("--single").arg("-D").arg(&incoming).args([
+            "-F", // no fsync yet
             "-c",
             "exit_on_error=on",
             "-c",
@@ -59,6 +61,9 @@ impl Supervisor {
             "postgres",
         ]);
         self.run_long(command, roles.as_bytes().to_vec())?;
+        let mut command = programs.command("initdb")?;
+        command.arg("-D").arg(&incoming).arg("--sync-only");
+        self.run_long(command, Vec::new())?;
         self.swap_in(HaState::of_new_data(Epoch::default()))
     }
 

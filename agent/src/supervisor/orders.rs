@@ -14,7 +14,7 @@ use super::{
     conf::ConfError,
     control::InvalidControl,
     durable::{self, DurableError, HaState},
-    fence::ArmError,
+    fence::{ArmError, NoFence},
     local::LocalError,
     processes::{Postmaster, SpawnError},
     tools::ToolError,
@@ -45,6 +45,9 @@ pub(crate) enum OrderError {
     /// The fence cannot be armed so.
     #[error("the fence is not armed")]
     Arm(#[from] ArmError),
+    /// No promotion without a fence.
+    #[error("not promoted")]
+    NoFence(#[from] NoFence),
     /// A configuration that would do harm.
     #[error("the configuration is refused")]
     Conf(#[from] ConfError),

@@ -6,14 +6,7 @@ use proto::{identity::Epoch, postgres::Timeline, wire::supervisor::Ended};
 use rustix::process::Signal;
 use tokio::time::sleep;
 
-use super::{
-    Supervisor, Wanted, durable,
-    facts::Promoted,
-    fence::{Demand, demand},
-    history,
-    orders::OrderError,
-};
-use crate::boot_clock;
+use super::{Supervisor, Wanted, durable, facts::Promoted, history, orders::OrderError};
 
 /// How often the end of recovery is looked for: part of every failover.
 const INTERVAL: Duration = Duration::from_millis(10);
@@ -51,7 +44,7 @@ impl Supervisor {
         timeline: Timeline,
     ) -> Result<(), OrderError> {
         self.refuse_below_sealed(epoch)?;
-        self.require_fence(epoch)?;
+        self.guard.permit_promotion(epoch)?;
         if self.facts.lock().observed.is_none() {
             return Err(OrderError::NotYet("the server does not accept connections yet".to_owned()));
         }
@@ -77,25 +70,15 @@ impl Supervisor {
         Ok(())
     }
 
-    fn require_fence(&self, epoch: Epoch) -> Result<(), OrderError> {
-        match self.guard.fence() {
-            Some(fence) if fence.epoch == epoch && demand(&fence, boot_clock::now()) == Demand::Nothing => {
-                Ok(())
-            }
-            Some(_) => Err(OrderError::NotYet("the fence is of another epoch or has passed".to_owned())),
-            None => Err(OrderError::NotYet("no fence is armed".to_owned())),
-        }
-    }
-
     /// Orders the promotion. Blocks.
     fn trigger(&self, epoch: Epoch, timeline: Timeline) -> Result<(), OrderError> {
         history::prepare_promotion(&self.layout.pg_wal(), timeline)?;
         let file = self.layout.pgdata().join("promote");
         durable::write_file(&file, b"")?;
         // L3: the disk may have taken its time. Any signal would make the postmaster see the file.
-        if let Err(passed) = self.require_fence(epoch) {
+        if let Err(passed) = self.guard.permit_promotion(epoch) {
             durable::remove_file(&file)?;
-            return Err(passed);
+            return Err(passed.into());
         }
         self.facts.lock().promoting = Some((epoch, timeline));
         self.processes.signal_postmaster(Signal::USR1);

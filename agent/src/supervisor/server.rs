@@ -120,7 +120,7 @@ impl Supervisor {
         let checked = Run::quick(&self.processes, command, &mut |line| errors.push(line.to_owned())).output();
         match checked {
             Ok(_) => Ok(()),
-            Err(super::tools::ToolError::Failed { .. }) => {
+            Err(super::tools::ToolError::Failed { .. }) if !errors.is_empty() => {
                 Err(OrderError::Refused(format!("PostgreSQL refuses the parameters: {}", errors.join("; "))))
             }
             Err(error) => Err(error.into()),
@@ -243,10 +243,8 @@ impl Supervisor {
         command.env_remove("LC_ALL").arg("-D").arg(self.layout.pgdata());
         command.args(conf::fixed_arguments(&self.layout, &self.layout.config_file()));
         self.facts.lock().server_starts();
-        self.guard.server_starts();
         let spawned = self.processes.spawn_postmaster(&mut command);
         if spawned.is_err() {
-            self.guard.server_ended();
             self.facts.lock().settled = true;
         }
         self.guard.postmaster_changed();

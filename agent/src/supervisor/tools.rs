@@ -189,20 +189,24 @@ fn read_all(mut pipe: PipeReader) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// Passes lines on and returns the last one that says something.
+/// Passes lines on and returns the last one that tells an error, or else the last one: some programs tidy up
+/// after a failure and tell that too.
 fn follow_lines(pipe: PipeReader, on_line: &mut (dyn FnMut(&str) + Send)) -> String {
     let mut reader = BufReader::new(pipe);
-    let (mut line, mut last) = (Vec::new(), String::new());
+    let (mut line, mut last, mut last_error) = (Vec::new(), String::new(), None);
     while next_line(&mut reader, &mut line).is_ok_and(|length| length > 0) {
         let text = String::from_utf8_lossy(&line);
         let text = text.trim();
         if !text.is_empty() {
             on_line(text);
             text.clone_into(&mut last);
+            if ["error:", "ERROR:", "FATAL:", "PANIC:"].iter().any(|mark| text.contains(mark)) {
+                last_error = Some(text.to_owned());
+            }
         }
         line.clear();
     }
-    last
+    last_error.unwrap_or(last)
 }
 
 /// Up to a line feed or carriage return, which progress displays use.

@@ -6,7 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use proto::wire::supervisor::{Ended, Order, Server};
+use proto::{
+    identity::Epoch,
+    postgres::Timeline,
+    wire::supervisor::{Ended, Order, Server},
+};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::{
@@ -71,6 +75,25 @@ fn renewals_keep_the_server() {
         }
         assert_eq!(db.sql("SELECT 1"), "1");
         assert_eq!(db.report().fence_count, 0);
+    });
+}
+
+/// A claim that came to nothing leaves its fence behind.
+#[test]
+#[ignore = "needs PostgreSQL; run by `cargo lab test`"]
+fn a_fence_passes_over_a_standby() {
+    with_each_version(|member| {
+        let db = member();
+        db.initdb();
+        db.start();
+        db.wait_standby();
+        db.arm(1, Duration::from_millis(200), Duration::from_millis(400));
+        db.wait_for("the fence to pass", |report| report.fence.is_none());
+        sleep(Duration::from_millis(500));
+        assert_eq!(db.sql("SELECT 1"), "1");
+        assert_eq!(db.report().fence_count, 0);
+        let late = Order::Promote { epoch: Epoch(1), timeline: Timeline::new(2).unwrap() };
+        assert!(db.job(late).unwrap_err().contains("no fence"));
     });
 }
 

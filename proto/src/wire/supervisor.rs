@@ -31,7 +31,8 @@ pub enum Order {
     /// Answer with a [`Report`].
     Report,
     /// Set or move the fence (L2): fast stop at `fast_stop_at`, SIGKILL at `kill_at`. Needed before
-    /// [`Order::Promote`]; refused if `kill_at` has passed.
+    /// [`Order::Promote`]; refused if `kill_at` has passed. It fires for a server that may write, from the
+    /// promotion on; one that passes for a closed standby, or for none, is dropped.
     Arm {
         /// Epoch the fence belongs to.
         epoch: Epoch,
