@@ -88,7 +88,8 @@ pub(super) fn tenure(turn: &mut Turn<'_>, observed: &Observed, document: &Docume
         return tenure;
     }
     let duration = observed.version.duration;
-    let kill = fence::living_by(turn.view, duration).kill;
+    // The longest K that it can have been armed with: the renewal is rather taken for older than it is.
+    let kill = fence::timing_for(duration).kill;
     let armed = turn.view.report().and_then(|report| report.fence).filter(|fence| fence.epoch == epoch);
     let renewed_at = armed.map_or(BootTime::default(), |fence| fence.kill_at - kill);
     let mut tenure = begun(epoch, renewed_at, duration, document);
