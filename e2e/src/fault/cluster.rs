@@ -31,12 +31,11 @@ pub enum Cluster {
 }
 
 impl Cluster {
-    /// The cluster of `KUBECONFIG` where that is set, else the lab, made if it is not up.
+    /// The cluster of `KUBECONFIG` where that is set, else the lab, which must be up.
     pub async fn connect() -> Result<Self> {
         match std::env::var_os("KUBECONFIG").map(PathBuf::from) {
             Some(file) if file != paths::kubeconfig() => Ok(Self::Foreign(file)),
-            _ if paths::complete().exists() => Ok(Self::Lab(Lab::attach().await?)),
-            _ => Ok(Self::Lab(Lab::up().await?)),
+            _ => Ok(Self::Lab(Lab::attach().await?)),
         }
     }
 

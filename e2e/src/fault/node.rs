@@ -61,11 +61,7 @@ async fn forget_what_ran(node: &Node) -> Result<()> {
     for state in ["containerd/state", "containerd/runc"] {
         remove(&node.dir().join(state))?;
     }
-    remove_pod_groups(node)
-}
-
-fn remove_pod_groups(node: &Node) -> Result<()> {
-    node.cgroup().below("kubepods").remove()
+    node.cgroup().below("kubepods").remove().await
 }
 
 fn remove(folder: &Path) -> Result<()> {

@@ -102,10 +102,17 @@ impl Cgroup {
         Ok(processes)
     }
 
-    /// Removes the group and those below it, which must be empty.
-    pub fn remove(&self) -> Result<()> {
+    /// Removes the group and those below it, whose processes must have been killed.
+    pub async fn remove(&self) -> Result<()> {
+        let deadline = Instant::now() + KILL_LIMIT;
         for tree in trees()? {
-            remove_tree(&tree.root.join(&self.0))?;
+            // A group is busy for a moment after its last process has ended.
+            while let Err(error) = remove_tree(&tree.root.join(&self.0)) {
+                if Instant::now() > deadline {
+                    return Err(error);
+                }
+                tokio::time::sleep(POLL).await;
+            }
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use super::cgroup::Cgroup;
-use super::{Node, kernel, mounts, network, paths, process};
+use super::{Node, kernel, mounts, network, paths};
 
 /// Where containerd and kubelet put files whatever they are told.
 const SHIM_SOCKETS: &str = "/run/containerd/s";
@@ -18,16 +18,13 @@ const CNI_RESULTS: &str = "/var/lib/cni/results";
 pub(super) async fn down() -> Result<()> {
     let root = Path::new(paths::ROOT);
     mounts::unfreeze_all(root).await?;
-    for (name, _) in process::all() {
-        process::kill(&name).await?;
-    }
     Cgroup::lab().kill().await?;
     network::remove_host_link().await?;
     kernel::put_back()?;
     let sockets = shim_sockets();
     mounts::unmount_all(root).await?;
     mounts::detach_loops(root).await?;
-    Cgroup::lab().remove()?;
+    Cgroup::lab().remove().await?;
     remove_strays(&sockets);
     match fs::remove_dir_all(root) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
