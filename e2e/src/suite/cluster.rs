@@ -35,9 +35,13 @@ impl Run {
             return Ok(());
         }
         let mut command = cargo();
-        command.args(["test", "--package=e2e", "--test=*", "--locked", "--no-fail-fast"]);
+        let binaries = cluster_tests()?;
+        // The whole workspace, as the unit tests: one package alone gets other features, and with them
+        // every dependency would be compiled once more.
+        command.args(["test", "--workspace", "--locked", "--no-fail-fast"]);
+        command.args(binaries.iter().map(|name| format!("--test={name}")));
         command.args(["--", "--ignored", "--test-threads=1", "--show-output"]).args(&self.options.filter);
-        let good = self.tests("cluster tests", command, TESTS_LIMIT, &cluster_tests()?).await?;
+        let good = self.tests("cluster tests", command, TESTS_LIMIT, &binaries).await?;
         if !good {
             self.show_what_matters().await;
         }

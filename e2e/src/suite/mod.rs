@@ -10,7 +10,7 @@ mod step;
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
@@ -48,16 +48,15 @@ enum Part {
 }
 
 /// Runs it all, prints the final line and says whether everything passed.
-pub async fn run(options: Options) -> Result<bool> {
+pub async fn run(options: Options) -> bool {
     let mut run =
         Run { options, tally: Tally::default(), problems: Vec::new(), skips: Vec::new(), lab: None };
-    let stopped = run.until_stopped().await?;
-    if let Some(reason) = stopped {
-        run.failed(reason);
+    if let Err(reason) = run.until_stopped().await {
+        run.failed(&format!("{reason:#}"));
     }
     run.finish_cluster().await;
     run.print_summary();
-    Ok(run.tally.failed == 0 && run.tally.passed > 0)
+    run.tally.failed == 0 && run.tally.passed > 0
 }
 
 struct Run {
@@ -70,17 +69,16 @@ struct Run {
 }
 
 impl Run {
-    /// Runs all parts; the reason is why it ended before they did.
-    async fn until_stopped(&mut self) -> Result<Option<&'static str>> {
+    /// Runs all parts; the error is why it ended before they did.
+    async fn until_stopped(&mut self) -> Result<()> {
         let mut terminated = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
         let mut interrupted = signal(SignalKind::interrupt()).context("cannot watch for SIGINT")?;
-        let stopped = tokio::select! {
-            finished = self.parts() => { finished?; None }
-            () = tokio::time::sleep(OVERALL_LIMIT) => Some("the whole run did not end in time"),
-            _ = terminated.recv() => Some("ended by SIGTERM"),
-            _ = interrupted.recv() => Some("ended by SIGINT"),
-        };
-        Ok(stopped)
+        tokio::select! {
+            finished = self.parts() => finished,
+            () = tokio::time::sleep(OVERALL_LIMIT) => bail!("the whole run did not end in {OVERALL_LIMIT:?}"),
+            _ = terminated.recv() => bail!("ended by SIGTERM"),
+            _ = interrupted.recv() => bail!("ended by SIGINT"),
+        }
     }
 
     async fn parts(&mut self) -> Result<()> {
