@@ -17,6 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 pub use self::libtest::{SKIPPED, Tally};
 use crate::cargo::cargo;
+use crate::lab::packages::{self, Package};
 
 /// The whole run: CI ends it at 90 minutes without a word, so it must say itself what hangs.
 const OVERALL_LIMIT: Duration = Duration::from_mins(80);
@@ -24,6 +25,13 @@ const OVERALL_LIMIT: Duration = Duration::from_mins(80);
 const UNIT_LIMIT: Duration = Duration::from_mins(30);
 /// The packages that have unit tests: that one ran none is a failure.
 const UNIT_TESTED: &[&str] = &["agent", "e2e", "operator", "proto"];
+
+/// The test binaries that start a PostgreSQL server on this machine.
+const SERVER_TESTED: &[&str] = &["supervisor"];
+/// Their server, of whatever version the distribution has.
+const SERVER: &[Package] = &[Package { name: "postgresql", provides: "/usr/lib/postgresql" }];
+/// Some twenty tests that start and stop servers.
+const SERVER_LIMIT: Duration = Duration::from_mins(15);
 
 /// What to run.
 #[derive(Args, Clone, Debug, Default)]
@@ -41,7 +49,7 @@ pub struct Options {
 enum Part {
     /// Formatting, lints, dependencies, generated files, documentation
     Lint,
-    /// Tests that need neither root nor a cluster
+    /// Tests without a cluster: of the code alone, and of the agent with a PostgreSQL server
     Unit,
     /// Tests on a real cluster: the lab, or that of KUBECONFIG
     Cluster,
@@ -87,6 +95,7 @@ impl Run {
         }
         if self.wants(Part::Unit) {
             self.unit_tests().await?;
+            self.server_tests().await?;
         }
         if self.wants(Part::Cluster) {
             self.cluster().await?;
@@ -103,6 +112,16 @@ impl Run {
         command.args(["test", "--workspace", "--locked", "--no-fail-fast", "--"]);
         command.args(&self.options.filter);
         self.tests("unit tests", command, UNIT_LIMIT, UNIT_TESTED).await.map(drop)
+    }
+
+    /// The supervisor with Debian's PostgreSQL; cluster tests have the images of all versions.
+    async fn server_tests(&mut self) -> Result<()> {
+        packages::ensure(SERVER).await?;
+        let mut command = cargo();
+        command.args(["test", "--workspace", "--locked", "--no-fail-fast"]);
+        command.args(SERVER_TESTED.iter().map(|name| format!("--test={name}")));
+        command.args(["--", "--ignored"]).args(&self.options.filter);
+        self.tests("tests with a PostgreSQL server", command, SERVER_LIMIT, SERVER_TESTED).await.map(drop)
     }
 
     /// A step that passes or fails as a whole.
