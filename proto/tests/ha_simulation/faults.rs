@@ -24,6 +24,7 @@ pub(crate) enum Fault {
     /// A paused virtual machine: its clock stands still meanwhile.
     Pause(usize, u64),
     Switchover(Option<u8>),
+    Scale(u8),
     Heal,
 }
 
@@ -85,6 +86,7 @@ impl World {
                 clock.0 = clock.0.saturating_sub(micros / 100 * clock.1);
             }
             Fault::Switchover(to) => self.switchover(to),
+            Fault::Scale(replicas) => self.config.replicas = replicas,
             Fault::Heal => self.heal(),
         }
     }

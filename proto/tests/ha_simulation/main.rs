@@ -20,7 +20,8 @@ const SECOND: u64 = 1_000_000;
 
 /// Three members, formed and streaming.
 fn formed(seed: u64, durability: Durability) -> World {
-    let mut world = World::new(seed, 3, config(3, durability));
+    // A fourth pod exists for whoever scales up.
+    let mut world = World::new(seed, 4, config(3, durability));
     world.until(40 * SECOND, "three members form", |world| world.is_healthy(3));
     world
 }
@@ -241,6 +242,50 @@ proptest! {
         ),
     ) {
         survive(formed(seed, Durability::Preferred), faults, 3);
+    }
+
+    /// Nothing waits, so commits may be lost, but S1 and S3 hold and the cluster comes back.
+    #[test]
+    fn random_faults_async(
+        seed in any::<u64>(),
+        faults in prop::collection::vec((0..8 * SECOND, fault(3)), 1..12),
+    ) {
+        survive(formed(seed, Durability::Async), faults, 3);
+    }
+
+    /// Five members, every commit on three of them.
+    #[test]
+    fn random_faults_five_members(
+        seed in any::<u64>(),
+        faults in prop::collection::vec((0..6 * SECOND, fault(5)), 1..16),
+        required in any::<bool>(),
+    ) {
+        let durability = if required { Durability::Required } else { Durability::Preferred };
+        let mut wanted = config(5, durability);
+        wanted.min_sync_replicas = 2;
+        let mut world = World::new(seed, 5, wanted);
+        world.until(60 * SECOND, "five members form", |world| world.is_healthy(5));
+        survive(world, faults, 5);
+    }
+
+    /// The number of replicas changes among the faults.
+    #[test]
+    fn random_faults_while_scaling(
+        seed in any::<u64>(),
+        faults in prop::collection::vec((0..8 * SECOND, prop_oneof![
+            3 => fault(4),
+            2 => (2..5_u8).prop_map(Fault::Scale),
+        ]), 1..12),
+    ) {
+        let mut world = formed(seed, Durability::Preferred);
+        for (wait, fault) in faults {
+            world.run(wait);
+            world.apply(fault);
+        }
+        world.run(SECOND);
+        world.heal();
+        let wanted = usize::from(world.config.replicas);
+        world.until(900 * SECOND, "healthy after healing", |world| world.is_healthy(wanted));
     }
 
     /// One volume may be lost.
