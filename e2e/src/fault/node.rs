@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use super::undo::Undo;
 use crate::lab::network::{self, run_in};
-use crate::lab::{Lab, Node, image, mounts};
+use crate::lab::{Lab, Node, image, mounts, strays};
 
 /// Ends everything on the node at once, as a loss of power: nothing is told, nothing is written back by its
 /// programs, and its address answers no more.
@@ -57,6 +57,7 @@ async fn plug(node: &Node) -> Result<()> {
 
 /// Mounts, the runtime's state and the pods' network namespaces do not outlive a reboot.
 async fn forget_what_ran(node: &Node) -> Result<()> {
+    strays::remove_shim_sockets(node);
     mounts::unmount_all(&node.dir()).await?;
     for state in ["containerd/state", "containerd/runc"] {
         remove(&node.dir().join(state))?;

@@ -31,6 +31,7 @@ pub mod progress;
 mod proxy;
 mod status;
 pub mod storage;
+pub(crate) mod strays;
 mod up;
 
 pub use node::Node;

@@ -131,7 +131,7 @@ async fn ip<S: AsRef<str>>(namespace: &Path, commands: &[S]) -> Result<()> {
 pub fn cni(node: &Node) -> String {
     json!({
         "cniVersion": "1.0.0",
-        "name": cni_name(node),
+        "name": format!("{HOST_LINK}-{}", node.name()),
         "plugins": [{
             "type": "ptp",
             "ipMasq": false,
@@ -144,9 +144,4 @@ pub fn cni(node: &Node) -> String {
         }],
     })
     .to_string()
-}
-
-/// The name of the node's CNI network: files that CNI leaves elsewhere begin with it.
-pub fn cni_name(node: &Node) -> String {
-    format!("{HOST_LINK}-{}", node.name())
 }
