@@ -18,7 +18,7 @@ use k8s_openapi::api::{
 use proto::postgres::SystemIdentifier;
 
 use crate::cluster::Cluster;
-pub(crate) use config::config_map_name;
+pub(crate) use config::{config_map_name, generation};
 pub(crate) use lease::empty_lease;
 pub(crate) use secret::{
     ANNOTATION_NOT_AFTER, KEY_CA, KEY_CA_KEY, app_secret, authority_secret, names as secret_names,

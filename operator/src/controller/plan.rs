@@ -12,7 +12,7 @@ use super::{
     record::{Identity, LeaseFacts},
 };
 use crate::{
-    build::Shape,
+    build::{self, Shape},
     cluster::{Cluster, MAX_REPLICAS},
 };
 
@@ -108,6 +108,8 @@ pub(crate) enum ProgressKind {
     Scaling,
     Updating,
     Switchover,
+    /// Settings are read in by servers that go on serving.
+    Configuring,
 }
 
 /// Decides.
@@ -190,6 +192,7 @@ fn step(facts: &Facts<'_>, pods: u8) -> Decision {
         .or_else(|| leaving_leader(facts))
         .or_else(|| rollout(facts))
         .or_else(|| scaling(facts, pods))
+        .or_else(|| configuring(facts))
         .unwrap_or((Step::None, None))
 }
 
@@ -343,6 +346,19 @@ fn scaling(facts: &Facts<'_>, pods: u8) -> Option<Decision> {
     }
     let coming = facts.set.as_ref().is_some_and(|set| set.pods < wanted);
     coming.then(|| (Step::None, progress(ProgressKind::Scaling, "instances are added")))
+}
+
+/// Members that have not read the wanted settings in yet. One that refused them is told elsewhere.
+fn configuring(facts: &Facts<'_>) -> Option<Decision> {
+    let wanted = build::generation(facts.cluster);
+    let behind = facts.members.iter().filter(|(_, member)| {
+        member.status.as_ref().is_some_and(|status| {
+            member.serves() && status.generation != wanted && status.configuration_error.is_none()
+        })
+    });
+    let names: Vec<_> = behind.map(|(ordinal, _)| facts.cluster.pod(*ordinal)).collect();
+    let message = format!("{} read in the settings", names.join(", "));
+    (!names.is_empty()).then(|| (Step::None, progress(ProgressKind::Configuring, &message)))
 }
 
 /// A volume whose member left for good.

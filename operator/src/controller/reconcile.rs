@@ -47,7 +47,7 @@ const FINALIZER: &str = "db.example.com/operator";
 /// Owner of the status in server-side apply.
 const STATUS_MANAGER: &str = "matriarch-operator/status";
 /// Next look while something is under way or missing: what agents say does not come by watch.
-const SOON: Duration = Duration::from_secs(3);
+const SOON: Duration = Duration::from_secs(2);
 /// Next look at a Database at rest: bounds the age of the lag shown, and how long a deleted Secret (which is
 /// not watched, since that would mean reading all of them) stays away.
 const LATER: Duration = Duration::from_secs(20);
@@ -236,7 +236,8 @@ async fn reconcile_cluster(
     let status = status(&view, database.status.as_ref(), now);
     let told = done.as_ref().cloned().unwrap_or_default();
     publish(context, api, database, &status, told).await?;
-    done.map(|_| Action::requeue(if status.phase == Phase::Running { LATER } else { SOON }))
+    let at_rest = status.phase == Phase::Running && plan.progress.is_none();
+    done.map(|_| Action::requeue(if at_rest { LATER } else { SOON }))
 }
 
 fn set_facts(observed: &Observed) -> Option<SetFacts> {

@@ -38,8 +38,9 @@ pub(crate) struct View<'a> {
 pub(crate) fn status(view: &View<'_>, previous: Option<&DatabaseStatus>, now: Timestamp) -> DatabaseStatus {
     let wanted = view.cluster.spec.replicas;
     let primary = primary(view.members);
-    let serving = view.members.values().filter(|member| member.serves()).count();
-    let ready_replicas = i32::try_from(serving).unwrap_or_default();
+    // Those that are to leave do not count, however well they serve.
+    let staying = view.members.iter().filter(|(ordinal, _)| ordinal.0 < wanted);
+    let ready_replicas = count(staying.filter(|(_, member)| member.serves()));
     let of_primary = primary.and_then(|(_, member)| member.status.as_ref());
     let identifier = view.identity.known().map(|identifier| identifier.to_string());
     let mut status = DatabaseStatus {
@@ -228,6 +229,7 @@ fn progressing(view: &View<'_>) -> Fact {
             ProgressKind::Scaling => "Scaling",
             ProgressKind::Updating => "Updating",
             ProgressKind::Switchover => "Switchover",
+            ProgressKind::Configuring => "Configuring",
         };
         return fact(true, reason, progress.message.clone());
     }
@@ -333,7 +335,10 @@ fn failover_blocked(view: &View<'_>) -> Fact {
     match blocked {
         Some(why) if view.cluster.spec.replicas > 1 => fact(Some(true), "NoCandidate", why),
         Some(_) => fact(Some(true), "SingleInstance", "there is one instance only".to_owned()),
-        None => fact(Some(false), "CandidateReady", "another instance could take over".to_owned()),
+        None if view.members.values().any(Member::streams) => {
+            fact(Some(false), "CandidateReady", "another instance could take over".to_owned())
+        }
+        None => fact(None, "NotKnown", "no standby streams, and the primary does not say".to_owned()),
     }
 }
 
@@ -348,8 +353,8 @@ fn phase(view: &View<'_>, status: &DatabaseStatus) -> Phase {
         (false, _) => Phase::FailingOver,
         (true, Some(ProgressKind::Scaling)) => Phase::Scaling,
         (true, Some(ProgressKind::Updating | ProgressKind::Switchover)) => Phase::Updating,
-        (true, None) if absent(view).is_some() => Phase::Degraded,
-        (true, None) => Phase::Running,
+        (true, None | Some(ProgressKind::Configuring)) if absent(view).is_some() => Phase::Degraded,
+        (true, None | Some(ProgressKind::Configuring)) => Phase::Running,
     }
 }
 

@@ -37,7 +37,7 @@ pub(in crate::controller) fn says(ordinal: u8, role: Role, state: State) -> Stat
         durable: None,
         failover_blocked: None,
         server_version: Some(160_003),
-        generation: "g".to_owned(),
+        generation: crate::build::generation(&fixtures::cluster()),
         pending_restart: Vec::new(),
         configuration_error: None,
         disk: None,
@@ -277,6 +277,17 @@ fn settings_that_need_a_restart_get_one_but_not_again_and_again() {
     assert!(why.contains("max_connections"), "{why}");
     pod(&mut world.members, 2).age_seconds = RESTART_PAUSE_SECONDS - 1;
     assert_eq!(world.plan().step, Step::None);
+}
+
+#[test]
+fn settings_that_are_being_read_in_are_progress_and_refused_ones_are_not() {
+    let mut world = World::new(3, 3);
+    world.members.get_mut(&Ordinal(1)).unwrap().status.as_mut().unwrap().generation = "before".to_owned();
+    let plan = world.plan();
+    assert_eq!((plan.step, plan.progress.unwrap().kind), (Step::None, ProgressKind::Configuring));
+    let refusing = world.members.get_mut(&Ordinal(1)).unwrap().status.as_mut().unwrap();
+    refusing.configuration_error = Some("no".to_owned());
+    assert_eq!(world.plan().progress, None);
 }
 
 #[test]
