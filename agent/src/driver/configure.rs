@@ -24,6 +24,9 @@ use crate::{boot_clock, chain::Chain, link::OrderError};
 
 /// A configuration that was lost or "not yet" is sent again after this.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
+/// For this long after a configuration was sent the facts are read in a row until they show it: a failover
+/// waits for the synchronous names.
+const WATCH_FOR: Duration = Duration::from_secs(1);
 /// Slots of members that are away keep at most this share of the volume.
 const SLOT_SHARE: u64 = 4;
 /// The least that slots may keep: a few minutes of a busy server.
@@ -40,11 +43,18 @@ pub(super) struct Configuring {
     /// What the server refused, and in which words.
     refused: Option<(ServerConfig, String)>,
     retry_at: BootTime,
+    applied_at: BootTime,
 }
 
 impl Default for Configuring {
     fn default() -> Self {
-        Self { names: SyncNames::Closed, applied: None, refused: None, retry_at: BootTime::default() }
+        Self {
+            names: SyncNames::Closed,
+            applied: None,
+            refused: None,
+            retry_at: BootTime::default(),
+            applied_at: BootTime::default(),
+        }
     }
 }
 
@@ -114,6 +124,11 @@ impl Driver {
         if matches!(report.server, Server::Stopped { .. } | Server::Dying) {
             self.configuring.set_names(SyncNames::Closed);
         }
+        let shown = view.sql.as_ref().filter(|sql| !sql.in_recovery).map(|sql| sql.names.as_str());
+        let fresh = view.now.since(self.configuring.applied_at) < WATCH_FOR;
+        if fresh && shown.is_some_and(|shown| shown != self.configuring.names.to_string()) {
+            self.hands.hurry.notify_one();
+        }
         if view.now >= self.configuring.retry_at {
             self.configure(report);
         }
@@ -143,7 +158,10 @@ impl Driver {
     ) {
         self.hands.hurry.notify_one();
         match result {
-            Ok(_) => self.configuring.applied = Some((run, config)),
+            Ok(_) => {
+                self.configuring.applied = Some((run, config));
+                self.configuring.applied_at = boot_clock::now();
+            }
             Err(OrderError::Refused(refusal)) if !refusal.transient => {
                 tracing::warn!(reason = %refusal.message, "the server refused the configuration");
                 self.configuring.refused = Some((config, refusal.message));

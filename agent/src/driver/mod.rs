@@ -34,10 +34,10 @@ use proto::{
         action::Summary,
         lease::WriteId,
         memory::Memory,
-        view::{LocalWal, Me, PeerReplies, Verified},
+        view::{LocalWal, Me, PeerReplies, Verified, View},
     },
     identity::{Epoch, Ordinal},
-    wire::{config::AgentConfig, peer::Takeover},
+    wire::{config::AgentConfig, peer::Takeover, supervisor::Server},
 };
 use requests::PendingSwitchover;
 use tokio::{
@@ -126,6 +126,8 @@ pub(crate) struct Driver {
     peers: BTreeMap<Ordinal, PeerReplies>,
     /// The life of the server (its start) in which a commit was seen waiting, names being set ever since.
     commits_wait: Option<f64>,
+    /// The server's state seen last: when it changes, so do the facts.
+    server_seen: Option<std::mem::Discriminant<Server>>,
     verified: Option<Verified>,
     switchover: Option<PendingSwitchover>,
     configuring: Configuring,
@@ -155,6 +157,7 @@ impl Driver {
             wal: LocalWal::default(),
             peers: BTreeMap::new(),
             commits_wait: None,
+            server_seen: None,
             verified: None,
             switchover: None,
             configuring: Configuring::default(),
@@ -214,11 +217,20 @@ impl Driver {
         for action in decision.actions {
             self.begin(action);
         }
+        self.note_server(&view);
         self.keep_pace(&view.config);
         self.keep_configured(&view);
         self.keep_passwords();
         self.keep_slots_moving(&view);
         self.show(&view);
+    }
+
+    fn note_server(&mut self, view: &View) {
+        let server = view.server().map(std::mem::discriminant);
+        if server != self.server_seen {
+            self.server_seen = server;
+            self.hands.hurry.notify_one();
+        }
     }
 
     fn keep_pace(&mut self, config: &AgentConfig) {

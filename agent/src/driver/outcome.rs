@@ -189,6 +189,7 @@ impl Driver {
     }
 
     fn note_probed(&mut self, result: Result<bool, SqlError>) {
+        self.hands.hurry.notify_one();
         match result {
             Ok(true) => {
                 self.commits_wait =

@@ -159,7 +159,7 @@ impl Bench {
 
     async fn with(server: Server) -> Self {
         let calls = LeaseCalls::new(server.client(), "prod", "db");
-        let pace = Pace { poll_every: Duration::from_secs(600), try_for: Duration::from_millis(300) };
+        let pace = Pace { poll_every: Duration::from_mins(10), try_for: Duration::from_millis(300) };
         let (requests, state, task) = lease(calls, UID, pace);
         tokio::spawn(task.run());
         let mut bench = Self { server, requests, state, next_id: 1_700_000_000_000_000 };

@@ -29,6 +29,8 @@ use crate::boot_clock;
 /// Reports are asked this often: two renew intervals of the fastest profile hold ten of them (L5), and a dead
 /// postmaster is noticed within one.
 const REPORT_EVERY: Duration = Duration::from_millis(100);
+/// While a job runs, its end is what a failover waits for.
+const REPORT_EVERY_DURING_JOB: Duration = Duration::from_millis(25);
 /// Between two attempts to connect, and two looks at the lock file.
 const RECONNECT_EVERY: Duration = Duration::from_millis(50);
 /// Connecting to a local socket is instant, unless PID 1 is stopped with its backlog full.

@@ -10,11 +10,11 @@ use tokio::{
         unix::{OwnedReadHalf, OwnedWriteHalf},
     },
     sync::{mpsc, oneshot, watch},
-    time::{Interval, MissedTickBehavior, interval, timeout},
+    time::{Instant, sleep_until, timeout},
 };
 use tokio_util::codec::{FramedRead, FramedWrite, LinesCodec, LinesCodecError};
 
-use super::{Call, Contact, ORDER_TIMEOUT, REPORT_EVERY};
+use super::{Call, Contact, ORDER_TIMEOUT, REPORT_EVERY, REPORT_EVERY_DURING_JOB};
 
 /// A report with every setting pending a restart is a few kilobytes; anything near this is not ours.
 const LONGEST_LINE: usize = 1 << 20;
@@ -52,7 +52,7 @@ struct Session<'a> {
     /// The report asked for and not yet answered: at most one, so that a slow supervisor is not flooded.
     report: Option<u64>,
     pending: BTreeMap<u64, Reply>,
-    ticks: Interval,
+    next_report: Instant,
 }
 
 /// Serves one connection until it ends.
@@ -62,8 +62,6 @@ pub(super) async fn serve(
     contact: &watch::Sender<Contact>,
 ) -> Ended {
     let (reader, writer) = stream.into_split();
-    let mut ticks = interval(REPORT_EVERY);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut session = Session {
         reader: FramedRead::new(reader, LinesCodec::new_with_max_length(LONGEST_LINE)),
         writer: FramedWrite::new(writer, LinesCodec::new()),
@@ -71,7 +69,7 @@ pub(super) async fn serve(
         next_id: 1,
         report: None,
         pending: BTreeMap::new(),
-        ticks,
+        next_report: Instant::now(),
     };
     loop {
         if let Err(ended) = session.step(calls).await {
@@ -91,7 +89,8 @@ impl Session<'_> {
                 self.pending.insert(id, call.reply);
                 Ok(())
             }
-            _ = self.ticks.tick() => {
+            () = sleep_until(self.next_report) => {
+                self.next_report = Instant::now() + REPORT_EVERY;
                 self.pending.retain(|_, reply| !reply.is_closed());
                 if self.report.is_none() {
                     self.report = Some(self.send(Order::Report).await?);
@@ -114,6 +113,9 @@ impl Session<'_> {
         if self.report == Some(id) {
             self.report = None;
             if let Ok(Answer::Report(report)) = result {
+                if report.job.is_some() {
+                    self.next_report = Instant::now() + REPORT_EVERY_DURING_JOB;
+                }
                 self.contact.send_replace(Contact::Up { report });
             }
         } else if let Some(reply) = self.pending.remove(&id) {

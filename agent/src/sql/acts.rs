@@ -82,7 +82,7 @@ pub(crate) async fn verify_local_write(
 /// Commits something as an application would and sees whether the commit waits for a standby. The commit is
 /// given up afterwards; it carried nothing.
 pub(crate) async fn commits_wait(socket: &str) -> Result<bool, SqlError> {
-    let (probe, observer) = (Session::connect_waiting(socket).await?, Session::connect(socket).await?);
+    let (probe, observer) = tokio::try_join!(Session::connect_waiting(socket), Session::connect(socket))?;
     let pid = probe.query("SELECT pg_catalog.pg_backend_pid()").await?.unwrap_or_default();
     let pid: u32 = pid.parse().map_err(|_| SqlError::Unexpected(pid))?;
     let commit =
