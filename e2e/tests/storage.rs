@@ -1,53 +1,48 @@
 //! The lab's storage as pods see it, through kubelet, the API server and the real sidecars.
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
-use std::{process::Stdio, time::Duration};
+use std::time::Duration;
 
+use anyhow::Result;
 use e2e::{
-    fault::disk::Disk,
+    fault::{
+        cluster::{Cluster, Fault},
+        disk::Disk,
+    },
     images::{self, Name},
-    lab::{Lab, command, storage},
+    lab::storage,
+    scenario::kubectl::Kubectl,
 };
-use tokio::{io::AsyncWriteExt as _, process::Command};
 
 /// Provisioning, formatting and starting a pod take 3 s on an idle machine; others may be building on it.
 const READY: &str = "--timeout=120s";
-/// Longer than what kubectl itself waits for.
-const KUBECTL_LIMIT: Duration = Duration::from_secs(150);
 
 /// A namespace of the lab for one test.
+#[derive(Clone)]
 struct Space {
-    lab: Lab,
+    kubectl: Kubectl,
     name: &'static str,
 }
 
 impl Space {
-    async fn create(name: &'static str) -> Self {
-        let lab = Lab::attach().await.unwrap();
-        images::ensure(&lab, &[Name::Tools]).await.unwrap();
-        let space = Self { lab, name };
+    /// Nothing where the cluster is not the lab.
+    async fn create(name: &'static str) -> Option<Self> {
+        let cluster = Cluster::connect().await.unwrap();
+        let lab = cluster.lab_for(Fault::Disk)?;
+        images::ensure(lab, &[Name::Tools]).await.unwrap();
+        let space = Self { kubectl: Kubectl::new(lab.programs().join("kubectl"), lab.kubeconfig()), name };
         space.kubectl(&["delete", "namespace", name, "--ignore-not-found", READY]).await.unwrap();
         space.kubectl(&["create", "namespace", name]).await.unwrap();
-        space
+        Some(space)
     }
 
-    async fn kubectl(&self, arguments: &[&str]) -> anyhow::Result<String> {
-        command::output(self.command(arguments), KUBECTL_LIMIT).await
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut kubectl = Command::new(self.lab.programs().join("kubectl"));
-        kubectl.env("KUBECONFIG", self.lab.kubeconfig()).args(["--namespace", self.name]).args(arguments);
-        kubectl
+    async fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+        self.kubectl.run(&[&["--namespace", self.name], arguments].concat()).await
     }
 
     async fn apply(&self, manifest: &str) {
-        let mut apply = self.command(&["apply", "--filename", "-"]);
-        apply.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-        let mut child = apply.spawn().unwrap();
-        child.stdin.take().unwrap().write_all(manifest.as_bytes()).await.unwrap();
-        let done = tokio::time::timeout(KUBECTL_LIMIT, child.wait_with_output()).await.unwrap().unwrap();
-        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        let arguments = ["--namespace", self.name, "apply", "--filename", "-"];
+        self.kubectl.run_with(&arguments, manifest).await.unwrap();
     }
 
     /// A claim of `size`, and a pod of the same name that uses it at `/data` as an ordinary user.
@@ -78,7 +73,7 @@ impl Space {
     }
 
     /// Runs a line of shell in the pod.
-    async fn sh(&self, pod: &str, line: &str) -> anyhow::Result<String> {
+    async fn sh(&self, pod: &str, line: &str) -> Result<String> {
         self.kubectl(&["exec", pod, "--", "sh", "-c", line]).await
     }
 
@@ -106,7 +101,7 @@ impl Space {
 #[tokio::test]
 #[ignore = "needs the lab; run by `cargo lab test`"]
 async fn a_claim_is_provisioned_filled_expanded_online_and_used_on() {
-    let space = Space::create("storage-expand").await;
+    let Some(space) = Space::create("storage-expand").await else { return };
     space.claim_and_pod("data", "300Mi", "").await;
     let pod = space.field("pod/data", ".metadata.uid").await;
     let full = space.sh("data", "dd if=/dev/zero of=/data/one bs=1M").await.unwrap_err();
@@ -126,7 +121,7 @@ async fn a_claim_is_provisioned_filled_expanded_online_and_used_on() {
 #[tokio::test]
 #[ignore = "needs the lab; run by `cargo lab test`"]
 async fn a_snapshot_is_taken_and_restored_with_what_was_there_then() {
-    let space = Space::create("storage-snapshot").await;
+    let Some(space) = Space::create("storage-snapshot").await else { return };
     space.claim_and_pod("source", "300Mi", ", storageClassName: fast-ssd").await;
     space.sh("source", "echo then > /data/word").await.unwrap();
     space
@@ -150,21 +145,20 @@ async fn a_snapshot_is_taken_and_restored_with_what_was_there_then() {
 #[tokio::test]
 #[ignore = "needs the lab; run by `cargo lab test`"]
 async fn a_write_to_a_frozen_disk_blocks_and_resumes() {
-    let space = Space::create("storage-freeze").await;
+    let Some(space) = Space::create("storage-freeze").await else { return };
     space.claim_and_pod("data", "300Mi", "").await;
     space.sh("data", "echo early > /data/word").await.unwrap();
     let disk = space.disk("data");
     disk.freeze(Duration::from_mins(1)).await.unwrap();
-    let mut write = space.command(&["exec", "data", "--", "sh", "-c", "echo late > /data/word"]);
-    let mut writer = write.stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true).spawn().unwrap();
-    let early = tokio::time::timeout(Duration::from_secs(5), writer.wait()).await;
+    let late = space.clone();
+    let mut writer = tokio::spawn(async move { late.sh("data", "echo late > /data/word").await });
+    let early = tokio::time::timeout(Duration::from_secs(5), &mut writer).await;
     assert!(early.is_err(), "the write ended on a frozen disk: {early:?}");
     assert_eq!(space.sh("data", "cat /data/word").await.unwrap(), "early\n", "reads go on");
 
     disk.thaw().await.unwrap();
     disk.thaw().await.unwrap();
-    let done = tokio::time::timeout(Duration::from_secs(20), writer.wait()).await.unwrap().unwrap();
-    assert!(done.success());
+    tokio::time::timeout(Duration::from_secs(20), writer).await.unwrap().unwrap().unwrap();
     assert_eq!(space.sh("data", "cat /data/word").await.unwrap(), "late\n");
     space.end().await;
 }
@@ -172,7 +166,7 @@ async fn a_write_to_a_frozen_disk_blocks_and_resumes() {
 #[tokio::test]
 #[ignore = "needs the lab; run by `cargo lab test`"]
 async fn a_filled_disk_takes_no_write_until_it_is_unfilled() {
-    let space = Space::create("storage-fill").await;
+    let Some(space) = Space::create("storage-fill").await else { return };
     space.claim_and_pod("data", "300Mi", "").await;
     let disk = space.disk("data");
     let taken = disk.fill().unwrap();
@@ -189,7 +183,7 @@ async fn a_filled_disk_takes_no_write_until_it_is_unfilled() {
 #[tokio::test]
 #[ignore = "needs the lab; run by `cargo lab test`"]
 async fn a_pod_comes_back_to_the_node_of_its_volume() {
-    let space = Space::create("storage-return").await;
+    let Some(space) = Space::create("storage-return").await else { return };
     space.claim_and_pod("data", "300Mi", "").await;
     space.sh("data", "echo kept > /data/word").await.unwrap();
     let node = space.field("pod/data", ".spec.nodeName").await;

@@ -81,13 +81,19 @@ pub(super) fn start_driver(nodes: &[Node]) -> Result<()> {
     driver.start()
 }
 
-/// A copy, since the original may be rebuilt while the lab is up.
+/// A copy of `lab`, since the original may be rebuilt while the lab is up. A test that makes the lab is in a folder
+/// below that of `lab`.
 fn copy_own_program(to: &Path) -> Result<()> {
+    const NAME: &str = "lab";
     let own = std::env::current_exe().context("cannot find this program's own file")?;
-    if !own.file_name().is_some_and(|name| name.to_string_lossy().starts_with("lab")) {
-        bail!("{} is not the program `lab`, which alone can start the lab's storage", own.display());
+    let from = match own.file_name() {
+        Some(name) if name == NAME => PathBuf::from("/proc/self/exe"), // also where the file was replaced
+        _ => own.ancestors().nth(2).unwrap_or(Path::new("/")).join(NAME),
+    };
+    if !from.exists() {
+        bail!("{} is not the program `lab`, and there is no {}: build it", own.display(), from.display());
     }
-    fs::copy("/proc/self/exe", to).map(drop).with_context(|| format!("cannot write {}", to.display()))
+    fs::copy(&from, to).map(drop).with_context(|| format!("cannot write {}", to.display()))
 }
 
 /// Starts the sidecars and tells the API server of classes and snapshots; the API server must be ready.
