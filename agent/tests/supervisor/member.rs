@@ -108,6 +108,7 @@ impl Member {
             command.arg(option).arg(root.join(path));
         }
         command.arg("--port").arg(self.port.to_string()).arg("--bin-dir").arg(&self.bin_dir);
+        command.env("LD_LIBRARY_PATH", self.libraries());
         let log = fs::OpenOptions::new().create(true).append(true).open(root.join("log")).unwrap();
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         self.process = Some(command.spawn().unwrap());
@@ -293,7 +294,7 @@ impl Member {
         let mut command = Command::new(self.bin_dir.join("psql"));
         command.arg("-h").arg(self.path("run")).args(["-p", &self.port.to_string(), "-U", "postgres"]);
         command.args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-c", statement]).stdin(Stdio::null());
-        command.env("PGCONNECT_TIMEOUT", "5");
+        command.env("PGCONNECT_TIMEOUT", "5").env("LD_LIBRARY_PATH", self.libraries());
         command
     }
 
@@ -305,6 +306,11 @@ impl Member {
 
     pub(crate) fn sql(&self, statement: &str) -> String {
         self.try_sql(statement).unwrap_or_else(|error| panic!("{statement}: {error}; log:\n{}", self.log()))
+    }
+
+    /// An image has its libpq where the dynamic linker looks; an unpacked build does not.
+    fn libraries(&self) -> PathBuf {
+        self.bin_dir.with_file_name("lib")
     }
 
     /// One of PostgreSQL's programs.
