@@ -1,6 +1,6 @@
 //! SQL on the local server, over its Unix socket.
 //!
-//! One task keeps one connection and reads [`facts`] over it every [`FACTS_EVERY`]; the rare [`acts`] make
+//! One task keeps one connection and reads [`facts()`] over it every [`FACTS_EVERY`]; the rare [`acts`] make
 //! connections of their own, so that a slow one never hides the facts. No path that a lease renewal depends on
 //! waits for any of it.
 //!
