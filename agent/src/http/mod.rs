@@ -3,7 +3,7 @@
 pub(crate) mod answers;
 mod lag;
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use answers::Check;
 use axum::{
@@ -17,7 +17,10 @@ use lag::MaxLag;
 use proto::{
     identity::Ordinal,
     pod::{HTTP_PORT, POSTGRES_PORT, member_host},
-    wire::http::{Cluster, ClusterMember, History, Role, State as ServerState},
+    wire::{
+        http::{Cluster, ClusterMember, History, Role, State as ServerState},
+        peer::Status,
+    },
 };
 use serde::Deserialize;
 use tokio::sync::watch;
@@ -130,18 +133,37 @@ async fn cluster(State(shared): State<Shared>) -> Json<Cluster> {
                 true => Some(shown.status.clone()),
                 false => shared.peers.status(ordinal).await.ok(),
             };
-            shared.cluster_member(ordinal, status.as_ref())
+            (ordinal, status)
         }
     });
-    let members = futures::future::join_all(asked).await;
-    Json(Cluster { members, scope: shared.database.clone() })
+    let answers = futures::future::join_all(asked).await;
+    let synchronous = synchronous(answers.iter().filter_map(|(_, status)| status.as_ref()));
+    let members = answers
+        .iter()
+        .map(|(ordinal, status)| shared.cluster_member(*ordinal, status.as_ref(), &synchronous));
+    Json(Cluster { members: members.collect(), scope: shared.database.clone() })
+}
+
+/// Names of the standbys that commits wait for, as the leader among these says.
+fn synchronous<'a>(answers: impl Iterator<Item = &'a Status>) -> BTreeSet<String> {
+    let leaders = answers.filter(|status| status.role == Role::Primary);
+    let standbys = leaders.flat_map(|leader| &leader.replication);
+    let waited_for = standbys.filter(|row| matches!(row.sync_state.as_str(), "sync" | "quorum"));
+    waited_for.map(|row| row.application_name.clone()).collect()
 }
 
 impl Shared {
-    fn cluster_member(&self, ordinal: Ordinal, status: Option<&proto::wire::peer::Status>) -> ClusterMember {
+    fn cluster_member(
+        &self,
+        ordinal: Ordinal,
+        status: Option<&Status>,
+        synchronous: &BTreeSet<String>,
+    ) -> ClusterMember {
         let host = member_host(&self.database, ordinal, &self.namespace);
+        let name = status.and_then(|status| status.data_id).map(|id| id.to_string());
         let role = match status.map(|status| status.role) {
             Some(Role::Primary) => "leader",
+            _ if name.is_some_and(|name| synchronous.contains(&name)) => "sync_standby",
             _ => "replica",
         };
         ClusterMember {
@@ -156,3 +178,6 @@ impl Shared {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

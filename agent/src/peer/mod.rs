@@ -6,3 +6,6 @@
 mod addresses;
 pub(crate) mod client;
 pub(crate) mod server;
+
+#[cfg(test)]
+mod tests;

@@ -137,3 +137,6 @@ fn parse(files: &Files, directory: &Path) -> Result<Credentials, TlsError> {
         .map_err(TlsError::Pair)?;
     Ok(Credentials { server: Arc::new(server), client })
 }
+
+#[cfg(test)]
+pub(crate) mod tests;
