@@ -47,7 +47,7 @@ async fn formed(name: &str, replicas: usize) -> Result<Database> {
 }
 
 async fn ask(database: &Database, pod: &Pod, query: &str) -> Result<String> {
-    let session = Session::open(&database.superuser_on(pod).await?).await?;
+    let session = Session::open_patiently(&database.superuser_on(pod).await?).await?;
     let rows = session.query(query, &[], Duration::from_secs(10)).await?;
     Ok(rows.first().context("no row")?.try_get(0)?)
 }
@@ -272,7 +272,7 @@ async fn a_single_instance_survives_its_container() -> Result<()> {
     let database = formed("single", 1).await?;
     create_tables(&database).await?;
     let pod = database.primary().await?;
-    let session = Session::open(&database.access_to(&pod).await?).await?;
+    let session = Session::open_patiently(&database.access_to(&pod).await?).await?;
     let outcome = session.execute("INSERT INTO ledger (id) VALUES (1)", &[]).await?;
     ensure!(matches!(outcome, Outcome::Acknowledged(_)), "{outcome:?}");
     database.delete_pod(&pod).await?;

@@ -17,9 +17,13 @@ use tokio::task::AbortHandle;
 use tokio_postgres::{AsyncMessage, Client, Config, Row, config::SslMode, types::ToSql};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use super::wait;
+
 /// A server on a live network answers in milliseconds. A lost node never does, and then the next try should
 /// come soon, since the length of an outage is measured by it.
 const CONNECT_LIMIT: Duration = Duration::from_millis(700);
+/// For what is not measured.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Longer than a commit takes on a busy disk, short enough that a connection to a lost node does not hide that
 /// another one is up already.
 const STATEMENT_LIMIT: Duration = Duration::from_secs(2);
@@ -87,6 +91,12 @@ impl Session {
         };
         let driver = tokio::spawn(messages).abort_handle();
         Ok(Self { client, not_durable, driver })
+    }
+
+    /// Connects, on a machine so busy that it may take several attempts.
+    pub async fn open_patiently(access: &Access) -> Result<Self> {
+        let what = format!("a connection to {}", access.host);
+        Ok(wait::until(&what, PATIENCE, async || Self::open(access).await).await?.0)
     }
 
     /// Runs one statement in a transaction of its own. An error leaves open whether it was committed.

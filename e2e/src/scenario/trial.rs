@@ -99,9 +99,9 @@ pub async fn survive(
 /// Creates what the writers write.
 pub async fn create_tables(database: &Database) -> Result<()> {
     let access = database.read_write().await?;
-    let session = Session::open(&access).await?;
+    let session = Session::open_patiently(&access).await?;
     for table in [writer::TABLE, intruder::TABLE] {
-        session.execute(table, &[]).await?;
+        session.query(table, &[], WRITES_LIMIT).await?;
     }
     Ok(())
 }
