@@ -136,7 +136,7 @@ async fn load_images(names: &[String]) -> Result<()> {
 
 /// Ends the process itself: its last line is the result, which an error message would follow.
 async fn test(options: suite::Options) -> Result<()> {
-    match suite::run(options).await {
+    match suite::run(options).await? {
         true => Ok(()),
         false => std::process::exit(1),
     }

@@ -52,10 +52,10 @@ impl Run {
         if !paths::complete().exists() {
             self.lab = Some(BroughtUp);
         }
-        let up = self.check("lab up", lab(&["up"])?, UP_LIMIT).await?;
+        let up = self.check("lab up", self.lab(&["up"]), UP_LIMIT).await?;
         let ready = up && {
             let load: Vec<&str> = ["load-image"].iter().chain(IMAGES).copied().collect();
-            self.check("images", lab(&load)?, IMAGES_LIMIT).await?
+            self.check("images", self.lab(&load), IMAGES_LIMIT).await?
         };
         if !ready {
             self.show_what_matters().await;
@@ -68,11 +68,7 @@ impl Run {
         if self.lab.take().is_none() {
             return;
         }
-        let down = match lab(&["down"]) {
-            Ok(command) => self.check("lab down", command, DOWN_LIMIT).await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = down {
+        if let Err(error) = self.check("lab down", self.lab(&["down"]), DOWN_LIMIT).await {
             self.failed(&format!("lab down: {error:#}"));
         }
     }
@@ -85,14 +81,8 @@ impl Run {
             &["kubectl", "get", "events", "--all-namespaces", "--sort-by=.lastTimestamp"],
         ];
         for look in looks {
-            let shown = match lab(look) {
-                Ok(command) => {
-                    step::run(&format!("after the failure: {}", look.join(" ")), command, LOOK_LIMIT, |_| {})
-                        .await
-                }
-                Err(error) => Err(error),
-            };
-            if let Err(error) = shown {
+            let name = format!("after the failure: {}", look.join(" "));
+            if let Err(error) = step::run(&name, self.lab(look), LOOK_LIMIT, |_| {}).await {
                 println!("-- cannot look: {error:#}");
             }
         }
@@ -105,13 +95,13 @@ impl Run {
             }
         }
     }
-}
 
-/// This program again: its own process can be ended and its output read.
-fn lab(arguments: &[&str]) -> Result<Command> {
-    let mut command = Command::new(std::env::current_exe().context("cannot find this program")?);
-    command.args(arguments).current_dir(workspace());
-    Ok(command)
+    /// This program again: its own process can be ended and its output read.
+    fn lab(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(arguments).current_dir(workspace());
+        command
+    }
 }
 
 /// The test binaries that hold cluster tests.

@@ -8,6 +8,7 @@ mod libtest;
 mod lint;
 mod step;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -56,19 +57,23 @@ enum Part {
 }
 
 /// Runs it all, prints the final line and says whether everything passed.
-pub async fn run(options: Options) -> bool {
+pub async fn run(options: Options) -> Result<bool> {
+    let program = std::env::current_exe().context("cannot find this program's own file")?;
     let mut run =
-        Run { options, tally: Tally::default(), problems: Vec::new(), skips: Vec::new(), lab: None };
+        Run { options, program, tally: Tally::default(), problems: Vec::new(), skips: Vec::new(), lab: None };
     if let Err(reason) = run.until_stopped().await {
         run.failed(&format!("{reason:#}"));
     }
     run.finish_cluster().await;
     run.print_summary();
-    run.tally.failed == 0 && run.tally.passed > 0
+    Ok(run.tally.failed == 0 && run.tally.passed > 0)
 }
 
 struct Run {
     options: Options,
+    /// Where this program lies. Asked before the tests are compiled: that replaces its file, and then the
+    /// kernel no longer knows the path.
+    program: PathBuf,
     tally: Tally,
     problems: Vec<String>,
     skips: Vec<String>,
