@@ -170,3 +170,65 @@ impl Driver {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(parameter: &str, names: Option<&str>) -> ServerConfig {
+        ServerConfig {
+            parameters: BTreeMap::from([("work_mem".to_owned(), parameter.to_owned())]),
+            hba: vec!["hostssl all all 10.0.0.0/8 scram-sha-256".to_owned()],
+            synchronous_standby_names: names.map(str::to_owned),
+            generation: parameter.to_owned(),
+        }
+    }
+
+    fn run(name: &str) -> RunId {
+        RunId(name.to_owned())
+    }
+
+    /// 8 MB are in effect, nonsense was refused.
+    fn with_a_refusal() -> Configuring {
+        Configuring {
+            applied: Some((run("one"), config("8MB", None))),
+            refused: Some((config("nonsense", None), "invalid value".to_owned())),
+            ..Configuring::default()
+        }
+    }
+
+    #[test]
+    fn what_is_in_effect_is_not_sent_again_except_to_another_run() {
+        let mut configuring = Configuring::default();
+        let wish = config("8MB", None);
+        assert_eq!(configuring.next(&wish, &run("one")), Some(wish.clone()));
+        configuring.applied = Some((run("one"), wish.clone()));
+        assert_eq!(configuring.next(&wish, &run("one")), None);
+        assert_eq!(configuring.next(&wish, &run("two")), Some(wish));
+    }
+
+    #[test]
+    fn a_refused_configuration_never_holds_up_the_synchronous_names() {
+        let mut configuring = with_a_refusal();
+        let next = configuring.next(&config("nonsense", Some("ANY 1 (\"a\")")), &run("one"));
+        assert_eq!(next, Some(config("8MB", Some("ANY 1 (\"a\")"))), "the accepted settings, the new names");
+        assert_eq!(configuring.error(), Some("invalid value"));
+    }
+
+    #[test]
+    fn after_a_restart_a_refused_configuration_leaves_the_users_part_out() {
+        let mut configuring = with_a_refusal();
+        let wish = config("nonsense", None);
+        let next = configuring.next(&wish, &run("two")).unwrap();
+        assert!(next.parameters.is_empty());
+        assert_eq!(next.hba, [PLAIN_RULE]);
+    }
+
+    #[test]
+    fn another_wish_is_tried_and_forgets_the_refusal() {
+        let mut configuring = with_a_refusal();
+        let wish = config("16MB", None);
+        assert_eq!(configuring.next(&wish, &run("one")), Some(wish));
+        assert_eq!(configuring.error(), None);
+    }
+}
