@@ -234,23 +234,18 @@ async fn volumes_outlive_the_database_and_are_taken_over() -> Result<()> {
 #[ignore = "needs the lab; run by `cargo lab test`"]
 async fn what_only_shows_later_is_told_with_what_to_do() -> Result<()> {
     let cases = [
-        (
-            "no-image",
-            json!({"image": "registry.invalid/postgres:16.3"}),
-            "ImagePullFailed",
-            "check spec.image",
-        ),
+        ("no-image", json!({"image": "registry.invalid/postgres:16.3"}), "ImagePullFailed", "spec.image"),
         (
             "no-class",
             json!({"storage": {"size": "1Gi", "storageClassName": "nope"}}),
             "VolumeNotProvisioned",
-            "check spec.storage",
+            "spec.storage",
         ),
         (
             "no-room",
             json!({"resources": {"requests": {"memory": "900Gi"}}}),
             "Unschedulable",
-            "add nodes or lower spec.resources",
+            "lower spec.resources",
         ),
     ];
     for (name, more, reason, advice) in cases {
