@@ -12,16 +12,20 @@ use clap::Parser;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
-use hyper::service::{Service, service_fn};
+use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use s3s::auth::SimpleAuth;
 use s3s::service::{S3Service, S3ServiceBuilder};
+use s3s::{Body, HttpError, HttpResponse};
 use s3s_fs::FileSystem;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Mutex, Semaphore};
 
 /// How many connections are served at once: more than any test opens, and fewer than would fill memory.
 const CONNECTIONS: usize = 256;
+
+/// What a conditional write may hold, in bytes, since it is read whole: several WAL segments.
+const CONDITIONAL_LIMIT: usize = 64 << 20;
 
 /// An S3 server for tests.
 #[derive(Parser)]
@@ -90,9 +94,15 @@ impl Server {
         }
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Result<s3s::HttpResponse, s3s::HttpError> {
-        let _alone = if is_conditional(&request) { Some(self.conditional.lock().await) } else { None };
-        Service::call(&self.s3, request).await
+    async fn answer(&self, request: Request<Incoming>) -> Result<HttpResponse, HttpError> {
+        let mut request = request.map(Body::from);
+        if !is_conditional(&request) {
+            return self.s3.call(request).await;
+        }
+        // A refusal closes the connection; a client that still sent would see that, and not the answer.
+        request.body_mut().store_all_limited(CONDITIONAL_LIMIT).await.map_err(HttpError::new)?;
+        let _alone = self.conditional.lock().await;
+        self.s3.call(request).await
     }
 }
 

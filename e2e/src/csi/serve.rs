@@ -6,6 +6,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use futures::future::try_join_all;
@@ -29,6 +30,9 @@ use super::{
     },
     store::Store,
 };
+
+/// How soon a removed socket is made again: soon beside the seconds that a node takes to boot.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// Where the driver keeps volumes and whom it serves.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,16 +83,14 @@ pub fn kubelet_socket(kubelet: &Path) -> PathBuf {
 pub async fn run(setup: Setup) -> Result<(), ServeError> {
     let nodes = setup.kubelets.keys().cloned().collect();
     let driver = Driver::new(Store::new(setup.folder), nodes);
-    let mut servers = vec![(setup.controller, controller_routes(&driver))];
-    for (node, kubelet) in setup.kubelets {
-        let socket = kubelet_socket(&kubelet);
-        let routes = node_routes(&driver, node, &socket);
-        servers.push((socket, routes));
-    }
-    let serving = servers.into_iter().map(|(socket, routes)| serve(socket, routes));
+    let kubelets = setup.kubelets.iter().map(async |(node, kubelet)| {
+        let socket = kubelet_socket(kubelet);
+        serve(&socket, || node_routes(&driver, node.clone(), &socket)).await
+    });
     let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Signals)?;
     tokio::select! {
-        ended = try_join_all(serving) => ended.map(drop),
+        ended = serve(&setup.controller, || controller_routes(&driver)) => ended,
+        ended = try_join_all(kubelets) => ended.map(drop),
         _ = terminate.recv() => Ok(()),
     }
 }
@@ -107,11 +109,26 @@ fn node_routes(driver: &Arc<Driver>, node: String, socket: &Path) -> Router {
         .add_service(NodeServer::new(NodeService { driver: Arc::clone(driver), node }))
 }
 
-async fn serve(socket: PathBuf, routes: Router) -> Result<(), ServeError> {
-    let listener = listen(&socket).map_err(|source| ServeError::Listen { socket: socket.clone(), source })?;
-    tracing::info!(socket = %socket.display(), "listening");
-    let connections = UnixListenerStream::new(listener);
-    routes.serve_with_incoming(connections).await.map_err(|source| ServeError::Serve { socket, source })
+/// Serves on `socket`, and anew whenever somebody removes it: kubelet empties its registry folder as it starts,
+/// so a node that was off would never find its driver again.
+async fn serve(socket: &Path, routes: impl Fn() -> Router) -> Result<(), ServeError> {
+    loop {
+        let listener =
+            listen(socket).map_err(|source| ServeError::Listen { socket: socket.to_owned(), source })?;
+        tracing::info!(socket = %socket.display(), "listening");
+        tokio::select! {
+            ended = routes().serve_with_incoming(UnixListenerStream::new(listener)) => {
+                return ended.map_err(|source| ServeError::Serve { socket: socket.to_owned(), source });
+            }
+            () = removed(socket) => {}
+        }
+    }
+}
+
+async fn removed(socket: &Path) {
+    while socket.exists() {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
 }
 
 /// Binds `socket`, in place of what an earlier process left there.

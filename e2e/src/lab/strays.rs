@@ -1,6 +1,8 @@
 //! The files that containerd, CNI and kubelet put outside the lab's folder whatever they are told.
 
 use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use super::{Node, paths};
@@ -12,6 +14,7 @@ const CNI_RESULTS: &str = "/var/lib/cni/results";
 /// Removes all of them, once nothing runs on any node and while their folders still say what was theirs.
 pub(super) fn remove(nodes: &[Node]) {
     nodes.iter().for_each(remove_shim_sockets);
+    remove_where(SHIM_SOCKETS, nobody_listens);
     remove_where(CNI_RESULTS, |file| fs::read_to_string(file).is_ok_and(|text| text.contains(paths::ROOT)));
     remove_where(CONTAINER_LOGS, |file| fs::read_link(file).is_ok_and(|to| to.starts_with(paths::ROOT)));
     // Only where nobody else has anything in them.
@@ -30,6 +33,12 @@ pub(crate) fn remove_shim_sockets(node: &Node) {
             let _ = fs::remove_file(socket); // gone already where the shim ended by itself
         }
     }
+}
+
+/// Where a node lost power while a container was being made, no folder says whose the socket was. One that refuses
+/// connections is of use to nobody.
+fn nobody_listens(socket: &Path) -> bool {
+    UnixStream::connect(socket).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
 }
 
 fn remove_where(folder: &str, ours: impl Fn(&Path) -> bool) {
