@@ -99,7 +99,17 @@ impl Member {
         command.args(["--pid", "--fork", "--mount-proc", "--kill-child=SIGKILL"]);
         if is_root() {
             let id = NOBODY.to_string();
-            command.args(["setpriv", "--reuid", &id, "--regid", &id, "--clear-groups"]);
+            // A change of user clears what --kill-child set: without it every test would leave its server behind.
+            command.args([
+                "setpriv",
+                "--reuid",
+                &id,
+                "--regid",
+                &id,
+                "--clear-groups",
+                "--pdeathsig",
+                "KILL",
+            ]);
         } else {
             command.args(["--user", "--map-current-user"]);
         }
