@@ -63,6 +63,8 @@ impl Published {
             configuration_error: None,
             disk: None,
             last_takeover: None,
+            archive: None,
+            restore: None,
         };
         let patroni = Scope {
             version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -10,6 +10,11 @@
 //! | `config` (`ConfigMap`) | [`CONFIG_DIR`] | agent | [`CONFIG_FILE`], a [`crate::wire::config::AgentConfig`] |
 //! | `tls` (Secret) | [`TLS_DIR`] | agent, postgres | `ca.crt`, `tls.crt`, `tls.key` |
 //! | `passwords` (projected Secrets) | [`PASSWORDS_DIR`] | agent | one file per role |
+//! | `backup` (Secret) | [`BACKUP_CREDENTIALS_DIR`] | agent | credentials of the archive's store, if any |
+//!
+//! A pod of a Database that begins from a backup has an init container `restore` too, on the PostgreSQL image
+//! and after the sidecar: `agent restore`, with `data` and `run`, [`RESTORE_FILE`] and
+//! [`RESTORE_CREDENTIALS_DIR`].
 
 /// Name of the container that runs `agent supervise` as PID 1 of a stock `PostgreSQL` image.
 pub const POSTGRES_CONTAINER: &str = "postgres";
@@ -40,6 +45,21 @@ pub const CONFIG_FILE: &str = "agent.json";
 pub const TLS_DIR: &str = "/etc/matriarch/tls";
 /// Mount point of the roles' passwords: files `superuser` and `app`.
 pub const PASSWORDS_DIR: &str = "/etc/matriarch/passwords";
+
+/// Mount point of the credentials of the archive's store, each file optional, read anew when it changes:
+/// `accessKeyId`, `secretAccessKey`, `sessionToken` (S3), `serviceAccount.json` (GCS), `accountKey` (Azure),
+/// `ca.crt`.
+pub const BACKUP_CREDENTIALS_DIR: &str = "/etc/matriarch/backup";
+/// Socket on which the sidecar takes WAL files from the server's `archive_command`.
+pub const ARCHIVE_SOCKET: &str = "/var/run/postgresql/archive.sock";
+/// What to restore: a [`crate::wire::backup::RestoreConfig`].
+pub const RESTORE_FILE: &str = "/etc/matriarch/restore/restore.json";
+/// As [`BACKUP_CREDENTIALS_DIR`], for the store that is restored from.
+pub const RESTORE_CREDENTIALS_DIR: &str = "/etc/matriarch/restore-credentials";
+/// A [`crate::wire::backup::RestoreProgress`], written by `agent restore` and shown by the sidecar.
+pub const RESTORE_PROGRESS_FILE: &str = "/var/run/postgresql/restore.json";
+/// Name of the init container that restores a backup.
+pub const RESTORE_CONTAINER: &str = "restore";
 
 /// `PostgreSQL`'s port.
 pub const POSTGRES_PORT: u16 = 5432;

@@ -123,6 +123,8 @@ impl Driver {
             configuration_error: self.configuring.error().map(str::to_owned),
             disk: None,
             last_takeover: self.last_takeover.clone(),
+            archive: None,
+            restore: None,
         }
     }
 

@@ -41,6 +41,7 @@ fn agent_config(cluster: &Cluster, shape: &Shape) -> AgentConfig {
         app_database: settings.app_database.clone(),
         volume_bytes: cluster.spec.storage_size.0,
         generation: generation(cluster),
+        archive: None,
     }
 }
 

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::backup::ArchiveConfig;
 use crate::{ha::profile::Profile, postgres::SystemIdentifier};
 
 /// Contents of [`crate::pod::CONFIG_FILE`]. The agent reads the mounted file at start and the `ConfigMap`
@@ -38,6 +39,9 @@ pub struct AgentConfig {
     pub volume_bytes: u64,
     /// Digest of everything that a restart applies; reported back, so that the operator sees who runs what.
     pub generation: String,
+    /// Where WAL and backups go; `None` if nowhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archive: Option<ArchiveConfig>,
 }
 
 impl AgentConfig {

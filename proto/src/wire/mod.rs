@@ -3,6 +3,7 @@
 //! Serialised as JSON. Unknown fields are ignored and new fields have defaults, so that two versions of the
 //! binaries understand each other during an upgrade.
 
+pub mod backup;
 pub mod config;
 pub mod http;
 pub mod peer;

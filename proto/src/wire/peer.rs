@@ -10,7 +10,10 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::http::{Lag, Replication, Role, State};
+use super::{
+    backup::{ArchiveStatus, RestoreProgress},
+    http::{Lag, Replication, Role, State},
+};
 use crate::{
     identity::{DataId, Epoch, Ordinal},
     postgres::{SystemIdentifier, Timeline, WalPosition},
@@ -70,6 +73,12 @@ pub struct Status {
     pub disk: Option<Disk>,
     /// The last failover or switchover that this member completed as the new primary.
     pub last_takeover: Option<Takeover>,
+    /// The archive, once known.
+    #[serde(default)]
+    pub archive: Option<ArchiveStatus>,
+    /// The restore that runs in this pod or made its data.
+    #[serde(default)]
+    pub restore: Option<RestoreProgress>,
 }
 
 /// Space on the data volume.

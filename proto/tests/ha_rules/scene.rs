@@ -157,6 +157,7 @@ fn config() -> AgentConfig {
         app_database: "app".to_owned(),
         volume_bytes: 1 << 30,
         generation: String::new(),
+        archive: None,
     }
 }
 

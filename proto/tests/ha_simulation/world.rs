@@ -182,6 +182,7 @@ pub(crate) fn config(replicas: u8, durability: Durability) -> AgentConfig {
         app_database: "app".to_owned(),
         volume_bytes: 1 << 30,
         generation: String::new(),
+        archive: None,
     }
 }
 

@@ -42,6 +42,8 @@ pub(in crate::controller) fn says(ordinal: u8, role: Role, state: State) -> Stat
         configuration_error: None,
         disk: None,
         last_takeover: None,
+        archive: None,
+        restore: None,
     }
 }
 
