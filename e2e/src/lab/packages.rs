@@ -25,9 +25,12 @@ pub const LAB: &[Package] = &[
     Package { name: "conntrack", provides: "conntrack" },
     Package { name: "iproute2", provides: "ip" },
     Package { name: "util-linux", provides: "nsenter" },
-    Package { name: "xfsprogs", provides: "mkfs.xfs" },
+    XFS,
     Package { name: "procps", provides: "sysctl" },
 ];
+
+/// What makes the file systems of volumes, in a lab and in the tests of the code that calls it.
+pub const XFS: Package = Package { name: "xfsprogs", provides: "mkfs.xfs" };
 
 /// Packages come from a mirror that may be slow; beyond this it is not there.
 const INSTALL_LIMIT: std::time::Duration = std::time::Duration::from_mins(10);

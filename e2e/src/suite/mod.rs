@@ -113,6 +113,7 @@ impl Run {
     }
 
     async fn unit_tests(&mut self) -> Result<()> {
+        packages::ensure(&[packages::XFS]).await?;
         let mut command = cargo();
         command.args(["test", "--workspace", "--locked", "--no-fail-fast", "--"]);
         command.args(&self.options.filter);
