@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
+use tokio::process::Command;
 
 use super::dockerfile;
 use super::oci::{Image, Start};
 use super::store::{Owner, Store, digest_of};
 use crate::cargo::{cargo, workspace};
-use crate::lab::command::output;
+use crate::lab::command::{LIMIT, output};
 use crate::lab::packages::{self, Package};
 use crate::lab::progress;
 
@@ -29,6 +30,9 @@ const TARGET: &str = "x86_64-unknown-linux-musl";
 const PACKAGES: &[Package] = &[Package { name: "musl-tools", provides: "musl-gcc" }];
 /// 350 crates, optimised and linked as one, on two cores that may be busy: about ten minutes.
 const BUILD_LIMIT: Duration = Duration::from_mins(45);
+
+/// The standard library for [`TARGET`] is some 30 MB, from a server that may be slow.
+const TARGET_LIMIT: Duration = Duration::from_mins(10);
 
 /// A program of the project that has an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -77,6 +81,7 @@ pub async fn image(store: &Store, program: Program) -> Result<Image> {
 /// program would depend on what else is built.
 async fn compile(program: Program) -> Result<PathBuf> {
     packages::ensure(PACKAGES).await?;
+    ensure_target().await?;
     let package = program.package();
     let mut command = cargo();
     command.args(["build", "--locked", "--profile=dist", "--target", TARGET, "--package", package]);
@@ -87,6 +92,20 @@ async fn compile(program: Program) -> Result<PathBuf> {
     let messages = progress::of(&what, output(command, BUILD_LIMIT)).await?;
     let program = messages.lines().find_map(|line| executable(line, package));
     program.with_context(|| format!("cargo built no program {package}"))
+}
+
+/// `rust-toolchain.toml` asks for it, but rustup installs what that names only where it may do so by itself.
+async fn ensure_target() -> Result<()> {
+    let mut ask = Command::new("rustc");
+    ask.args(["--print", "target-libdir", "--target", TARGET]).current_dir(workspace());
+    if Path::new(output(ask, LIMIT).await?.trim()).exists() {
+        return Ok(());
+    }
+    let mut add = Command::new("rustup");
+    add.args(["target", "add", TARGET]).current_dir(workspace());
+    let label = format!("installing Rust's library for {TARGET}");
+    let added = progress::of(&label, output(add, TARGET_LIMIT)).await;
+    added.map(drop).with_context(|| format!("Rust has no library for {TARGET}: install it"))
 }
 
 fn cargo_home() -> Result<PathBuf> {
