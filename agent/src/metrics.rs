@@ -61,6 +61,8 @@ struct Gauges {
     lease_age: Family<Owner, Float>,
     lateness: Family<Owner, Float>,
     tick_age: Family<Owner, Float>,
+    volume_available: Family<Owner, Gauge>,
+    volume_size: Family<Owner, Gauge>,
 }
 
 impl Metrics {
@@ -182,6 +184,8 @@ impl Gauges {
                 "Largest delay of PID 1's own timer",
             ),
             tick_age: register(r, "database_agent_tick_age_seconds", "Since the agent's loop last ran"),
+            volume_available: register(r, "database_volume_available_bytes", "Space left on the data volume"),
+            volume_size: register(r, "database_volume_size_bytes", "Size of the data volume"),
         }
     }
 
@@ -205,6 +209,8 @@ impl Gauges {
         optional(&self.standbys, owner, (role == Role::Primary).then_some(streams as u64));
         optional(&self.durable, owner, status.durable.map(u64::from));
         optional(&self.lag_bytes, owner, status.lag.map(|lag| lag.bytes));
+        optional(&self.volume_available, owner, status.disk.map(|space| space.available_bytes));
+        optional(&self.volume_size, owner, status.disk.map(|space| space.total_bytes));
         match status.lag {
             Some(lag) => {
                 self.lag_seconds.get_or_create(owner).set(lag.seconds);

@@ -127,6 +127,7 @@ fn combinations() -> Vec<Bad> {
         bad(json!({"failover": {"syncTimeout": "soon"}}), &["syncTimeout soon", "1s to 10m"]),
         bad(json!({"failover": {"syncTimeout": "10ms"}}), &["syncTimeout 10ms", "1s to 10m"]),
         bad(json!({"failover": {"syncTimeout": "1h"}}), &["syncTimeout 1h", "1s to 10m"]),
+        bad(json!({"failover": {"ioTimeout": "1s"}}), &["ioTimeout 1s", "2s to 5m"]),
     ]
 }
 
@@ -192,7 +193,7 @@ fn accepted_at_first() -> Vec<Value> {
         json!({"replicas": 1, "version": "16"}),
         json!({"replicas": 9, "minSyncReplicas": 8, "durability": "Required"}),
         json!({"durability": "Async", "failover": {"maxLagBytes": 1_048_576, "profile": "Tolerant"}}),
-        json!({"failover": {"profile": "Fast", "syncTimeout": "1m30s"}}),
+        json!({"failover": {"profile": "Fast", "syncTimeout": "1m30s", "ioTimeout": "20s"}}),
         json!({"storage": {"storageClassName": null}}),
         json!({"resources": {"requests": {"cpu": 1, "memory": "1Gi"}, "limits": {"memory": "2Gi"}}}),
         json!({"resources": {"limits": {"cpu": "1500m", "hugepages-2Mi": "64Mi", "memory": "1Gi"}}}),

@@ -90,6 +90,11 @@ impl Configuring {
     }
 }
 
+/// What slots may keep on a volume of this size: the rest is for data and the WAL of the present.
+fn slot_keep_mb(volume_bytes: u64) -> u64 {
+    ((volume_bytes / SLOT_SHARE) >> 20).max(SLOT_FLOOR_MB)
+}
+
 fn same_but_names(one: &ServerConfig, other: &ServerConfig) -> bool {
     one.parameters == other.parameters && one.hba == other.hba && one.generation == other.generation
 }
@@ -106,8 +111,8 @@ fn without_user(wish: &ServerConfig) -> ServerConfig {
 /// What the server should run with.
 fn wish(config: &AgentConfig, names: &SyncNames) -> ServerConfig {
     let mut parameters = config.parameters.clone();
-    let keep_mb = ((config.volume_bytes / SLOT_SHARE) >> 20).max(SLOT_FLOOR_MB);
-    parameters.entry("max_slot_wal_keep_size".to_owned()).or_insert(format!("{keep_mb}MB"));
+    let keep_mb = slot_keep_mb(config.volume_bytes);
+    parameters.insert("max_slot_wal_keep_size".to_owned(), format!("{keep_mb}MB"));
     ServerConfig {
         parameters,
         hba: config.hba.clone(),
@@ -195,6 +200,11 @@ mod tests {
             refused: Some((config("nonsense", None), "invalid value".to_owned())),
             ..Configuring::default()
         }
+    }
+
+    #[test]
+    fn slots_keep_a_quarter_of_the_volume_and_not_less_than_is_useful() {
+        assert_eq!([1 << 30, 100 << 30, 1 << 20].map(slot_keep_mb), [256, 25 * 1024, 256]);
     }
 
     #[test]

@@ -113,7 +113,13 @@ fn translate(
         verified,
         checkpoint_timeline: facts.checkpoint_timeline,
         standbys: standbys.collect(),
-        slots: facts.slots.iter().filter_map(|slot| slot_member(&slot.name)).collect(),
+        // One that has lost its WAL serves nobody; it is made anew.
+        slots: facts
+            .slots
+            .iter()
+            .filter(|slot| !slot.lost)
+            .filter_map(|slot| slot_member(&slot.name))
+            .collect(),
         works_at: reading.works_at,
     }
 }

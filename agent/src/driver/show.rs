@@ -121,7 +121,7 @@ impl Driver {
             generation: report.map(|report| report.generation.clone()).unwrap_or_default(),
             pending_restart: report.map(|report| report.pending_restart.clone()).unwrap_or_default(),
             configuration_error: self.configuring.error().map(str::to_owned),
-            disk: None,
+            disk: report.and_then(|report| report.space),
             last_takeover: self.last_takeover.clone(),
             archive: None,
             restore: None,

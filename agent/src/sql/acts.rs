@@ -19,11 +19,18 @@ const PROBE_LOOK_EVERY: Duration = Duration::from_millis(10);
 /// A checkpoint of a busy server takes minutes; after this it is asked for again.
 const CHECKPOINT_TIMEOUT: Duration = Duration::from_mins(10);
 
-/// Makes the missing slots of these members, keeping WAL from now on.
+/// Makes the missing slots of these members, keeping WAL from now on. One whose WAL is gone is in the way: newer
+/// servers let nobody use it again.
 pub(crate) async fn ensure_slots(socket: &str, members: &[Ordinal]) -> Result<(), SqlError> {
     let session = Session::connect(socket).await?;
     for member in members {
         let slot = escape_literal(&pod::member_slot(*member));
+        session
+            .execute(&format!(
+                "SELECT pg_catalog.pg_drop_replication_slot(slot_name) FROM pg_catalog.pg_replication_slots \
+                 WHERE slot_name = {slot} AND NOT active AND wal_status = 'lost'"
+            ))
+            .await?;
         session
             .execute(&format!(
                 "SELECT pg_catalog.pg_create_physical_replication_slot({slot}, true) WHERE NOT EXISTS \

@@ -111,6 +111,7 @@ impl Facts {
             fence_count: seen.fired,
             worst_lateness_us: u64::try_from(seen.worst_lateness.as_micros()).unwrap_or(u64::MAX),
             disk_ok_at: probe.ok_at(),
+            space: probe.space(),
             terminating: known.terminating,
             clock_jumped_at: seen.jumped_at,
         }

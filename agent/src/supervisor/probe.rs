@@ -5,15 +5,18 @@
 
 use std::{
     fs::{self, OpenOptions},
-    io,
+    io::{self, ErrorKind},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
     time::Duration,
 };
 
-use proto::clock::BootTime;
+use proto::{clock::BootTime, wire::supervisor::Space};
 
 use super::layout::Layout;
 use crate::boot_clock;
@@ -23,24 +26,31 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// A sector, so that the write reaches the device.
 const SIZE: usize = 512;
 
-/// When the disks last worked.
+/// When the disks last answered, and what is left on them.
 #[derive(Default)]
 pub(crate) struct Probe {
     /// Boot time in microseconds, or 0.
     ok_at: AtomicU64,
+    space: Mutex<Option<Space>>,
 }
 
 impl Probe {
-    /// When all writes last succeeded.
+    /// When all writes were last answered.
     pub(crate) fn ok_at(&self) -> Option<BootTime> {
         Some(self.ok_at.load(Ordering::Relaxed)).filter(|at| *at != 0).map(BootTime)
+    }
+
+    /// What is left on the fullest of the volumes.
+    pub(crate) fn space(&self) -> Option<Space> {
+        *self.space.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Probes for ever.
     pub(crate) fn watch(&self, layout: &Layout) -> ! {
         let mut failing = false;
         loop {
-            match directories(layout).iter().try_for_each(|directory| write(directory)) {
+            let directories = directories(layout);
+            match directories.iter().try_for_each(|directory| answers(write(directory))) {
                 Ok(()) => {
                     failing = false;
                     self.ok_at.store(boot_clock::now().0, Ordering::Relaxed);
@@ -52,9 +62,29 @@ impl Probe {
                     failing = true;
                 }
             }
+            let spaces = directories.iter().filter_map(|directory| space(directory).ok());
+            let fullest = spaces.min_by_key(|space| space.available_bytes);
+            *self.space.lock().unwrap_or_else(PoisonError::into_inner) = fullest;
             thread::sleep(INTERVAL);
         }
     }
+}
+
+/// A full disk answers; only the very first write needs space.
+fn answers(written: io::Result<()>) -> io::Result<()> {
+    match written {
+        Err(error) if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => Ok(()),
+        written => written,
+    }
+}
+
+/// Space on the file system of `directory`.
+fn space(directory: &Path) -> io::Result<Space> {
+    let found = rustix::fs::statvfs(directory)?;
+    Ok(Space {
+        total_bytes: found.f_blocks.saturating_mul(found.f_frsize),
+        available_bytes: found.f_bavail.saturating_mul(found.f_frsize),
+    })
 }
 
 /// The data volume, and the one that `pg_wal` links to.
@@ -95,5 +125,14 @@ mod tests {
         write(path).unwrap();
         assert_eq!(fs::metadata(path.join("io-probe")).unwrap().len(), 512);
         assert!(write(&path.join("wal")).is_err());
+        let space = space(path).unwrap();
+        assert!(space.available_bytes > 0 && space.available_bytes <= space.total_bytes, "{space:?}");
+    }
+
+    #[test]
+    fn a_full_disk_answers_and_a_broken_one_does_not() {
+        assert!(answers(Err(ErrorKind::StorageFull.into())).is_ok());
+        assert!(answers(Err(ErrorKind::QuotaExceeded.into())).is_ok());
+        assert!(answers(Err(ErrorKind::ReadOnlyFilesystem.into())).is_err());
     }
 }

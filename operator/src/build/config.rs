@@ -34,6 +34,7 @@ fn agent_config(cluster: &Cluster, shape: &Shape) -> AgentConfig {
         min_sync_replicas: settings.min_sync_replicas,
         profile: settings.profile,
         sync_timeout_ms: u64::try_from(settings.sync_timeout.as_millis()).unwrap_or(u64::MAX),
+        io_timeout_ms: u64::try_from(settings.io_timeout.as_millis()).unwrap_or(u64::MAX),
         max_lag_bytes: settings.max_lag_bytes,
         system_identifier: shape.system_identifier,
         parameters: settings.parameters.clone(),

@@ -10,6 +10,7 @@ use proto::{
             PROGRESSING, Phase, coarse_lag,
         },
     },
+    ha::volume::{FULL_BELOW, Room},
     identity::Ordinal,
     wire::http::Role,
 };
@@ -299,6 +300,9 @@ fn needs_a_person(view: &View<'_>) -> Option<(&'static str, String)> {
     if let Some(trouble) = trouble {
         return Some((trouble.reason, trouble.message.clone()));
     }
+    if let Some(message) = full_volume(view) {
+        return Some(("DiskFull", message));
+    }
     let refused = view.members.iter().find_map(|(ordinal, member)| {
         let error = member.status.as_ref()?.configuration_error.as_ref()?;
         Some(format!(
@@ -307,6 +311,21 @@ fn needs_a_person(view: &View<'_>) -> Option<(&'static str, String)> {
         ))
     });
     refused.map(|message| ("SettingsRefused", message))
+}
+
+/// The first member whose volume has no room to lead on.
+fn full_volume(view: &View<'_>) -> Option<String> {
+    view.members.iter().find_map(|(ordinal, member)| {
+        let space = member.status.as_ref()?.disk.filter(|space| Room::of(*space) == Room::Full)?;
+        // Without the number of free bytes: a message must not change with every write.
+        Some(format!(
+            "the volume of {} is full (less than {} of {} MiB left): raise spec.storage.size, or free space by SQL \
+             while an instance leads",
+            view.cluster.pod(*ordinal),
+            FULL_BELOW >> 20,
+            space.total_bytes >> 20
+        ))
+    })
 }
 
 fn durable(view: &View<'_>) -> Fact {

@@ -200,6 +200,13 @@ pub struct Failover {
     #[schemars(length(max = 20))]
     #[x_kube(validation = rules::sync_timeout_is_sensible())]
     pub sync_timeout: Option<String>,
+
+    /// How long the volume of the primary may leave a write unanswered before another instance takes over. Default
+    /// 6s: longer than a healthy volume stalls behind a checkpoint; raise it for storage that pauses for longer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 20))]
+    #[x_kube(validation = rules::io_timeout_is_sensible())]
+    pub io_timeout: Option<String>,
 }
 
 /// Settings of the server.

@@ -294,9 +294,23 @@ pub fn database_name_is_free() -> Rule {
 
 /// A wait that is neither no wait nor for ever.
 pub fn sync_timeout_is_sensible() -> Rule {
+    timeout_between("syncTimeout", "1s", "10m", "10s")
+}
+
+/// Longer than the interval of the probe, and not for ever.
+pub fn io_timeout_is_sensible() -> Rule {
+    timeout_between("ioTimeout", "2s", "5m", "6s")
+}
+
+fn timeout_between(field: &str, least: &str, most: &str, example: &str) -> Rule {
     explained(
-        "self.matches('^([0-9]+(ms|s|m))+$') && duration(self) >= duration('1s') && \
-         duration(self) <= duration('10m')",
-        "'spec.failover.syncTimeout ' + self + ' is out of range: write a duration from 1s to 10m such as 10s'",
+        format!(
+            "self.matches('^([0-9]+(ms|s|m))+$') && duration(self) >= duration('{least}') && \
+             duration(self) <= duration('{most}')"
+        ),
+        format!(
+            "'spec.failover.{field} ' + self + ' is out of range: write a duration from {least} to {most} such as \
+             {example}'"
+        ),
     )
 }

@@ -10,7 +10,10 @@ use super::{
     reserved::reserved,
     version::{InvalidVersion, Version},
 };
-use crate::{ha::profile::Profile, wire::config::Durability};
+use crate::{
+    ha::profile::Profile,
+    wire::config::{Durability, IO_TIMEOUT},
+};
 
 /// Default of `spec.failover.syncTimeout`: longer than the restart of a standby's container, shorter than the
 /// patience of most clients.
@@ -55,6 +58,8 @@ pub struct ValidDatabase {
     pub max_lag_bytes: u64,
     /// `Preferred` only.
     pub sync_timeout: Duration,
+    /// How long the primary's volume may hang.
+    pub io_timeout: Duration,
     /// Settings, `shared_preload_libraries` included.
     pub parameters: BTreeMap<String, String>,
     /// The user's lines of pg_hba.conf.
@@ -95,8 +100,8 @@ pub enum InvalidDatabase {
     #[error("spec.storage.size cannot be used")]
     Size(#[source] InvalidBytes),
     /// Not a duration.
-    #[error("spec.failover.syncTimeout {0:?} is not a duration: write one such as 10s")]
-    SyncTimeout(String),
+    #[error("spec.failover.{0} {1:?} is not a duration: write one such as 10s")]
+    Timeout(&'static str, String),
     /// Below zero.
     #[error("spec.failover.maxLagBytes is {0}: use 0 or more")]
     MaxLagBytes(i64),
@@ -128,7 +133,8 @@ impl ValidDatabase {
             min_sync_replicas: min_sync_replicas(spec.min_sync_replicas, replicas)?,
             profile: spec.failover.profile,
             max_lag_bytes: max_lag_bytes(spec.failover.max_lag_bytes)?,
-            sync_timeout: sync_timeout(spec.failover.sync_timeout.as_deref())?,
+            sync_timeout: timeout("syncTimeout", spec.failover.sync_timeout.as_deref(), SYNC_TIMEOUT)?,
+            io_timeout: timeout("ioTimeout", spec.failover.io_timeout.as_deref(), IO_TIMEOUT)?,
             parameters: parameters(spec)?,
             hba: spec.postgresql.hba.clone(),
             app_database: spec.bootstrap.clone().unwrap_or_default().initdb.database,
@@ -158,10 +164,14 @@ fn max_lag_bytes(wanted: Option<i64>) -> Result<u64, InvalidDatabase> {
     u64::try_from(wanted).map_err(|_| InvalidDatabase::MaxLagBytes(wanted))
 }
 
-fn sync_timeout(wanted: Option<&str>) -> Result<Duration, InvalidDatabase> {
-    let Some(wanted) = wanted else { return Ok(SYNC_TIMEOUT) };
+fn timeout(
+    field: &'static str,
+    wanted: Option<&str>,
+    default: Duration,
+) -> Result<Duration, InvalidDatabase> {
+    let Some(wanted) = wanted else { return Ok(default) };
     let parsed = wanted.parse::<kube::core::Duration>().ok().filter(|parsed| !parsed.is_negative());
-    parsed.map(Duration::from).ok_or_else(|| InvalidDatabase::SyncTimeout(wanted.to_owned()))
+    parsed.map(Duration::from).ok_or_else(|| InvalidDatabase::Timeout(field, wanted.to_owned()))
 }
 
 fn parameters(spec: &DatabaseSpec) -> Result<BTreeMap<String, String>, InvalidDatabase> {
@@ -220,6 +230,7 @@ mod tests {
             (1, Durability::Preferred, 1)
         );
         assert_eq!((valid.sync_timeout, valid.max_lag_bytes), (Duration::from_secs(10), 16 << 20));
+        assert_eq!(valid.io_timeout, Duration::from_secs(6));
         assert_eq!((valid.app_database.as_str(), valid.deletion_policy), ("app", DeletionPolicy::Retain));
         assert_eq!(valid.image, "docker.io/library/postgres:16.15");
     }
@@ -243,6 +254,7 @@ mod tests {
             (json!({"version": "13"}), "spec.version"),
             (json!({"storage": {"size": "huge"}}), "spec.storage.size"),
             (json!({"failover": {"syncTimeout": "-1s"}}), "spec.failover.syncTimeout"),
+            (json!({"failover": {"ioTimeout": "6"}}), "spec.failover.ioTimeout"),
             (json!({"failover": {"maxLagBytes": -1}}), "spec.failover.maxLagBytes"),
             (json!({"postgresql": {"parameters": {"port": "1"}}}), "port is fixed"),
         ] {

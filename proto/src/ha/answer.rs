@@ -7,6 +7,7 @@ use super::{
     memory::{Memory, Paced},
     question::{Question, Refused, Reply, Testimony},
     view::View,
+    volume,
 };
 use crate::{
     identity::Epoch,
@@ -48,6 +49,7 @@ pub fn conclude(view: &View, question: &Question, result: &Result<Answer, Refusa
             system_identifier: durable.system_identifier,
             position: *position,
             sealed: durable.sealed,
+            room: volume::room(view),
         }),
         (Question::Seal { .. }, Ok(Answer::Sealed(position))) => {
             Reply::Sealed { data_id: durable.data_id, position: *position }

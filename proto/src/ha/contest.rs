@@ -16,6 +16,7 @@ use super::{
     question::{Question, Reply, SurveyId, Testimony},
     turn::Turn,
     view::View,
+    volume,
 };
 use crate::{
     clock::BootTime,
@@ -79,6 +80,9 @@ fn may_contend(turn: &mut Turn<'_>, vacancy: Vacancy, document: &Document) -> Re
     }
     if view.leaving() {
         return Err("this pod is going away");
+    }
+    if let Some((why, _)) = volume::unfit(view) {
+        return Err(why);
     }
     // L4: a promise to the last holder may have been forgotten.
     if vacancy == Vacancy::Expired && view.now < view.started_at + fence::longest_lease(view) {

@@ -87,8 +87,15 @@ pub enum ReleaseReason {
     ContainerDied,
     /// The fence ended PostgreSQL.
     Fenced,
+    /// The volume did not answer for `ioTimeout`.
+    DiskHung,
+    /// The volume is full.
+    DiskFull,
     /// A claim that could not become an open: no read quorum, or somebody was ahead.
     ClaimFailed,
+    /// One that only a later version has.
+    #[serde(other)]
+    Unknown,
 }
 
 /// Why an annotation is not a [`Document`].

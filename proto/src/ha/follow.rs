@@ -9,6 +9,7 @@ use super::{
     action::{Action, Event},
     ancestry::{Fate, fate},
     document::{Document, Opening},
+    members,
     turn::Turn,
     view::{SealedEnd, View},
 };
@@ -29,6 +30,13 @@ const STUCK_STARTING: Duration = Duration::from_mins(10);
 /// A member that receives nothing for this long from a leader that lives is copied anew, if nobody counts on it:
 /// the WAL that it needs is gone.
 const RECLONE_AFTER: Duration = Duration::from_mins(2);
+/// The pause after a copy, and after each further one twice as long: copies that fail, or help nothing, must not
+/// keep the leader busy with sending everything again and again.
+const COPY_PAUSE: Duration = Duration::from_secs(2);
+/// Longest pause: a repaired leader must not wait for ever.
+const MAX_COPY_PAUSE: Duration = Duration::from_mins(30);
+/// A member that streams this long after a copy was worth it: the next one begins at once.
+const COPY_PROVEN: Duration = Duration::from_mins(10);
 /// An ordered stop of a standby takes no longer.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 
@@ -68,6 +76,9 @@ fn note_jobs(turn: &mut Turn<'_>, report: &Report, opening: Opening) {
         return;
     }
     turn.memory.remade_at = Some(job.at);
+    if job.kind == JobKind::Clone {
+        turn.memory.copies = turn.memory.copies.saturating_add(1);
+    }
     match (job.kind, &job.error) {
         (JobKind::Rewind, Some(_)) => turn.memory.failed_rewinds += 1,
         (_, Some(_)) => {}
@@ -96,6 +107,8 @@ fn copy(turn: &mut Turn<'_>, document: &Document, opening: Opening, leader: Ordi
         turn.doing(format!("waiting until member {leader} is promoted"));
     } else if !matches!(view.server(), Some(Server::Stopped { .. })) {
         stop(turn);
+    } else if let Some(left) = pause_left(turn) {
+        turn.doing(format!("pausing {} s before another copy of member {leader}", left.as_secs()));
     } else {
         turn.order(Order::Clone {
             upstream: view.upstream(leader),
@@ -103,6 +116,14 @@ fn copy(turn: &mut Turn<'_>, document: &Document, opening: Opening, leader: Ordi
             epoch: opening.epoch,
         });
     }
+}
+
+/// How long the budget still forbids a copy.
+fn pause_left(turn: &Turn<'_>) -> Option<Duration> {
+    let doublings = turn.memory.copies.checked_sub(1)?;
+    let pause = COPY_PAUSE.saturating_mul(1 << doublings.min(16)).min(MAX_COPY_PAUSE);
+    let until = turn.memory.remade_at? + pause;
+    (turn.view.now < until).then(|| until.remaining(turn.view.now))
 }
 
 /// Gives this data up, and says so once.
@@ -220,9 +241,14 @@ fn stop(turn: &mut Turn<'_>) {
 /// Attached. A member that nothing reaches any more is copied anew, but never one that is counted on.
 fn steady(turn: &mut Turn<'_>, document: &Document, durable: &Durable, leader: Ordinal, streaming: bool) {
     turn.memory.failures = 0;
+    // Whoever may lead next keeps what the others need from then on.
+    members::keep_slots(turn, document);
     turn.memory.followed |= streaming;
     if streaming {
         turn.memory.idle_since = None;
+        if turn.memory.remade_at.is_none_or(|remade| turn.view.now > remade + COPY_PROVEN) {
+            turn.memory.copies = 0;
+        }
         turn.doing(format!("following member {leader}"));
         return;
     }

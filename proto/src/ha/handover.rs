@@ -15,6 +15,7 @@ use super::{
     renewal, sync,
     turn::Turn,
     view::View,
+    volume,
 };
 use crate::{
     identity::Ordinal,
@@ -60,6 +61,12 @@ fn wanted(turn: &mut Turn<'_>, document: &Document) -> Option<Handover> {
     if view.me.ordinal.0 >= view.config.replicas && somebody {
         return because(ReleaseReason::ScaledDown, None, None);
     }
+    if let Some(to) = volume::relief(turn, document) {
+        let epoch = turn.summary.epoch;
+        let why = format!("its volume is full: leaving the lead to member {to}, which has room");
+        turn.actions.push(Action::Emit(Event::SteppedDown { epoch, why }));
+        return because(ReleaseReason::DiskFull, Some(to), None);
+    }
     let request = view.switchover.filter(|request| turn.memory.switchover_done != Some(request.id))?;
     let possible = match request.to {
         Some(to) if to == view.me.ordinal => Err(format!("member {to} leads already")),
@@ -79,7 +86,7 @@ fn wanted(turn: &mut Turn<'_>, document: &Document) -> Option<Handover> {
 }
 
 /// Members that could lead next: listed, wanted, streaming, nearly caught up.
-fn candidates<'a>(view: &'a View, document: &'a Document) -> impl Iterator<Item = Ordinal> + 'a {
+pub(super) fn candidates<'a>(view: &'a View, document: &'a Document) -> impl Iterator<Item = Ordinal> + 'a {
     let members = document
         .members
         .iter()
@@ -99,16 +106,18 @@ pub(super) fn fallen(turn: &mut Turn<'_>, observed: &Observed, tenure: &Tenure, 
         finish(turn, observed, tenure, document, handover, &quiet);
         return;
     }
-    let reason = match turn.view.server() {
-        Some(Server::Stopped { last: Some(Ended::Fenced), .. }) => ReleaseReason::Fenced,
-        Some(Server::Stopped { last: Some(Ended::Ordered), .. }) if turn.view.leaving() => {
+    let unfit = volume::unfit(turn.view);
+    let reason = match (unfit, turn.view.server()) {
+        (Some((_, reason)), _) => reason,
+        (None, Some(Server::Stopped { last: Some(Ended::Fenced), .. })) => ReleaseReason::Fenced,
+        (None, Some(Server::Stopped { last: Some(Ended::Ordered), .. })) if turn.view.leaving() => {
             ReleaseReason::PodDeleted
         }
-        _ => ReleaseReason::PostgresDied,
+        (None, _) => ReleaseReason::PostgresDied,
     };
-    count_failure(turn, tenure);
-    if turn.view.leaving() || !tenure.caught_up.is_empty() {
-        turn.doing("my server died: leaving the lead to a standby");
+    count_failure(turn, tenure, unfit.map_or("PostgreSQL ended", |(why, _)| why));
+    if turn.view.leaving() || !tenure.caught_up.is_empty() || unfit.is_some() {
+        turn.doing("my server ended: leaving the lead to others");
         release(turn, observed, document, &quiet, reason, None);
     } else {
         turn.doing("my server died and no standby could lead: starting it again");
@@ -119,7 +128,8 @@ pub(super) fn fallen(turn: &mut Turn<'_>, observed: &Observed, tenure: &Tenure, 
 /// An earlier run of my supervisor holds the Lease. It is dead: this one answers, or the lock is free.
 pub(super) fn former_run(turn: &mut Turn<'_>, observed: &Observed, document: &Document) {
     let could_follow = turn.memory.tenure.as_ref().is_some_and(|tenure| !tenure.caught_up.is_empty());
-    if turn.view.report().is_none() || could_follow || turn.view.leaving() {
+    let unfit = volume::unfit(turn.view).is_some();
+    if turn.view.report().is_none() || could_follow || unfit || turn.view.leaving() {
         leave_container(turn, observed, document);
         return;
     }
@@ -159,7 +169,7 @@ fn back_off(failures: u32) -> Duration {
 }
 
 /// Counts the end of a short tenure, once.
-fn count_failure(turn: &mut Turn<'_>, tenure: &Tenure) {
+fn count_failure(turn: &mut Turn<'_>, tenure: &Tenure, why: &str) {
     if turn.memory.failure_counted == Some(tenure.epoch) {
         return;
     }
@@ -171,8 +181,7 @@ fn count_failure(turn: &mut Turn<'_>, tenure: &Tenure) {
         failures => back_off(failures),
     };
     turn.memory.stand_aside_until = Some(turn.view.now + pause);
-    let why = "PostgreSQL ended".to_owned();
-    turn.actions.push(Action::Emit(Event::SteppedDown { epoch: tenure.epoch, why }));
+    turn.actions.push(Action::Emit(Event::SteppedDown { epoch: tenure.epoch, why: why.to_owned() }));
 }
 
 /// Claims a new epoch for what my own pod holds: nobody resumes in place, so that a timeline has one writer.

@@ -12,6 +12,7 @@ use super::{
     renewal, sync,
     turn::Turn,
     view::Verified,
+    volume,
 };
 use crate::{
     identity::Ordinal,
@@ -35,6 +36,12 @@ pub(super) fn lead(turn: &mut Turn<'_>, observed: &Observed, document: &Document
     let tenure = renewal::tenure(turn, observed, document);
     turn.memory.contest = None;
     arm(turn, &tenure);
+    if volume::must_end(turn.view, &tenure) {
+        turn.doing("ending my server, whose volume does not answer");
+        turn.order(Order::Kill);
+        renewal::renew(turn, observed, &tenure, document.clone());
+        return;
+    }
     match turn.view.server() {
         Some(Server::Starting | Server::Standby { .. }) if turn.memory.handover.is_none() => {
             promote(turn, &tenure, opening);

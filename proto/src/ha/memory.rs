@@ -31,6 +31,8 @@ pub struct Memory {
     pub takeover: Option<Takeover>,
     /// A planned stop of my leadership.
     pub handover: Option<Handover>,
+    /// My volume is full: the question who has room.
+    pub relief: Option<Survey>,
     /// I do not contend before this, unless nobody else could lead.
     pub stand_aside_until: Option<BootTime>,
     /// Failed attempts to lead in a row, for back-off.
@@ -51,6 +53,8 @@ pub struct Memory {
     pub joined: Option<Epoch>,
     /// My data is being given up for a copy of the leader's.
     pub recloning: bool,
+    /// Copies begun that have not proven themselves since.
+    pub copies: u32,
     /// Since when my server has been starting.
     pub starting_since: Option<BootTime>,
     /// Once-only things of my current epoch.

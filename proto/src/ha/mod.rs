@@ -54,6 +54,7 @@ pub mod profile;
 pub mod question;
 pub mod sync_names;
 pub mod view;
+pub mod volume;
 
 mod ancestry;
 mod answer;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::lease::WriteId;
+use super::{lease::WriteId, volume::Room};
 use crate::{
     identity::{DataId, Epoch},
     postgres::{SystemIdentifier, WalPosition},
@@ -69,6 +69,9 @@ pub struct Testimony {
     pub position: WalPosition,
     /// Highest epoch sealed, followed or opened: a claim must be higher.
     pub sealed: Epoch,
+    /// Room on its volume: a leader without any looks for a member that has some.
+    #[serde(default)]
+    pub room: Room,
 }
 
 /// Why a member did not answer.

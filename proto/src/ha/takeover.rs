@@ -13,6 +13,7 @@ use super::{
     renewal,
     turn::Turn,
     view::View,
+    volume,
 };
 use crate::{
     clock::BootTime,
@@ -108,6 +109,9 @@ fn bring_up(turn: &mut Turn<'_>, takeover: &Takeover) -> Option<Next> {
     let report = turn.view.report()?;
     if turn.view.leaving() || matches!(report.data, Data::Empty | Data::Unusable { .. }) {
         return Some(Next::GiveUp("cannot lead from here", None));
+    }
+    if let Some((why, _)) = volume::unfit(turn.view) {
+        return Some(Next::GiveUp(why, None));
     }
     match report.server {
         Server::Standby { .. } => None,

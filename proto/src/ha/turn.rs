@@ -8,6 +8,7 @@ use super::{
     memory::{Memory, OrderKind, Paced, PendingWrite},
     question::Question,
     view::View,
+    volume,
 };
 use crate::{
     identity::{Epoch, Ordinal},
@@ -130,6 +131,10 @@ impl<'a> Turn<'a> {
                 now >= *last + ORDER_RETRY || (report.at > *last && now >= *last + ORDER_GAP)
             });
         let Some(job) = job_of(kind) else { return fresh };
+        // What was killed because the volume hangs must not start on it again before it answers.
+        if job != JobKind::Stop && volume::hangs(self.view) {
+            return false;
+        }
         let failed = report
             .last_job
             .as_ref()

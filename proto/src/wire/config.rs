@@ -25,6 +25,9 @@ pub struct AgentConfig {
     pub profile: Profile,
     /// How long `Preferred` waits for missing standbys before it goes on alone, in milliseconds.
     pub sync_timeout_ms: u64,
+    /// How long the data volume may leave a write unanswered before its primary gives the lead up, in milliseconds.
+    #[serde(default = "io_timeout_ms")]
+    pub io_timeout_ms: u64,
     /// `Async` only: how far behind the leader's last known LSN a candidate may be, in bytes.
     pub max_lag_bytes: u64,
     /// System identifier if one was ever recorded: initdb happens only without (W4).
@@ -44,7 +47,21 @@ pub struct AgentConfig {
     pub archive: Option<ArchiveConfig>,
 }
 
+/// Longer than a healthy disk makes one small write wait behind a checkpoint, short enough for an outage of less
+/// than ten seconds.
+pub const IO_TIMEOUT: Duration = Duration::from_secs(6);
+
+/// What an operator that does not say yet means.
+fn io_timeout_ms() -> u64 {
+    u64::try_from(IO_TIMEOUT.as_millis()).unwrap_or(u64::MAX)
+}
+
 impl AgentConfig {
+    /// [`AgentConfig::io_timeout_ms`] as a duration.
+    pub fn io_timeout(&self) -> Duration {
+        Duration::from_millis(self.io_timeout_ms)
+    }
+
     /// [`AgentConfig::sync_timeout_ms`] as a duration.
     pub fn sync_timeout(&self) -> Duration {
         Duration::from_millis(self.sync_timeout_ms)

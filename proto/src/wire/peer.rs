@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     backup::{ArchiveStatus, RestoreProgress},
     http::{Lag, Replication, Role, State},
+    supervisor::Space,
 };
 use crate::{
     identity::{DataId, Epoch, Ordinal},
@@ -69,8 +70,8 @@ pub struct Status {
     pub pending_restart: Vec<String>,
     /// Why the server refused the wanted configuration, in its own words.
     pub configuration_error: Option<String>,
-    /// The data volume.
-    pub disk: Option<Disk>,
+    /// Space on the data volume.
+    pub disk: Option<Space>,
     /// The last failover or switchover that this member completed as the new primary.
     pub last_takeover: Option<Takeover>,
     /// The archive, once known.
@@ -79,16 +80,6 @@ pub struct Status {
     /// The restore that runs in this pod or made its data.
     #[serde(default)]
     pub restore: Option<RestoreProgress>,
-}
-
-/// Space on the data volume.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Disk {
-    /// Size of the file system.
-    pub total_bytes: u64,
-    /// What an unprivileged process can still write.
-    pub available_bytes: u64,
 }
 
 /// How a member became primary.

@@ -209,14 +209,27 @@ pub struct Report {
     pub fence_count: u64,
     /// Largest delay with which the supervisor woke for its own timer, in microseconds (L1's slack).
     pub worst_lateness_us: u64,
-    /// When the last write-and-fsync probe of PGDATA and pg_wal succeeded.
+    /// When the last write-and-fsync probe of PGDATA and pg_wal was answered. A full disk answers.
     pub disk_ok_at: Option<BootTime>,
+    /// What is left on the fuller of the two. A supervisor of an earlier version does not say.
+    #[serde(default)]
+    pub space: Option<Space>,
     /// The kubelet asked the container to end. The supervisor waits for [`Order::Stop`] and [`Order::Exit`],
     /// for a bounded time each, and then does both by itself.
     pub terminating: bool,
     /// When `REALTIME` last jumped ahead of `BOOTTIME` (L3, a paused VM): the fence has moved ahead by as much,
     /// and a renewal whose request was sent before does not count.
     pub clock_jumped_at: Option<BootTime>,
+}
+
+/// Space on a volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Space {
+    /// Size of the file system.
+    pub total_bytes: u64,
+    /// What an unprivileged process can still write.
+    pub available_bytes: u64,
 }
 
 /// The data directory and the durable HA state beside it (ha.md section 2).

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test: what it builds is known to be there")]
 
+mod joining;
 mod scene;
 
 use std::time::Duration;
@@ -17,6 +18,7 @@ use proto::{
         profile::Profile,
         question::{Question, Refused, Reply, SurveyId, Testimony},
         view::{Supervisor, View},
+        volume::Room,
     },
     identity::{DataId, Epoch, Ordinal},
     postgres::{SystemIdentifier, Timeline},
@@ -82,7 +84,16 @@ fn change_time(view: &mut View) {
 fn surveyed(member: u8, end: u64) -> (u8, Reply) {
     let data_id = DataId(u64::from(member));
     let position = at(5, end);
-    (member, Reply::Surveyed(Testimony { data_id, system_identifier: SYSTEM, position, sealed: Epoch(4) }))
+    (
+        member,
+        Reply::Surveyed(Testimony {
+            data_id,
+            system_identifier: SYSTEM,
+            position,
+            sealed: Epoch(4),
+            room: Room::Ample,
+        }),
+    )
 }
 
 #[test]
@@ -136,7 +147,13 @@ fn a_fallback_lets_nobody_but_its_primary_lead() {
 fn s3_the_claim_is_above_everything_that_was_seen() {
     let view = member(1, Sighting::Seen(held(11, document())));
     let data_id = DataId(2);
-    let seen = Testimony { data_id, system_identifier: SYSTEM, position: at(8, 400), sealed: Epoch(9) };
+    let seen = Testimony {
+        data_id,
+        system_identifier: SYSTEM,
+        position: at(8, 400),
+        sealed: Epoch(9),
+        room: Room::Ample,
+    };
     let write = contend(view, &[(2, Reply::Surveyed(seen))]).unwrap();
     assert_eq!(write.contents().epoch, Epoch(10));
     assert_eq!(write.contents().document.timeline, Timeline::new(9).unwrap());
@@ -430,4 +447,30 @@ fn a_document_that_contradicts_itself_is_no_document() {
     for text in ["", "{}", "null", "[]"] {
         assert!(Document::parse(text).is_err(), "{text:?}");
     }
+}
+
+#[test]
+fn l1_a_longer_lease_is_lived_by_only_after_it_has_landed() {
+    let mut view = primary(3);
+    view.config.profile = Profile::Tolerant;
+    let first = ha::decide(&Memory::default(), &view);
+    let (short, long) = (Profile::Standard.timing(), Profile::Tolerant.timing());
+    assert_eq!(writes(&first.actions)[0].contents().duration, long.lease, "it is written at once");
+    let longest = |actions: &[Action]| {
+        orders(actions)
+            .iter()
+            .filter_map(|order| match order {
+                Order::Arm { kill_at, .. } => Some(*kill_at),
+                _ => None,
+            })
+            .max()
+    };
+    assert!(longest(&first.actions).is_none_or(|kill_at| kill_at <= NOW + short.kill), "not yet lived by");
+    if let Sighting::Seen(observed) = &mut view.lease.sighting {
+        observed.version.duration = long.lease;
+        observed.version.write_id = Some(WriteId(99));
+        observed.version.resource_version = ResourceVersion("v2".to_owned());
+    }
+    let second = ha::decide(&first.memory, &view);
+    assert_eq!(longest(&second.actions), Some(NOW + long.kill));
 }

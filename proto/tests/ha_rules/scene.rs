@@ -150,6 +150,7 @@ fn config() -> AgentConfig {
         min_sync_replicas: 1,
         profile: Profile::Standard,
         sync_timeout_ms: 10_000,
+        io_timeout_ms: 6_000,
         max_lag_bytes: 1_000,
         system_identifier: None,
         parameters: BTreeMap::new(),
@@ -181,6 +182,7 @@ fn report(me: u8) -> Report {
         fence_count: 0,
         worst_lateness_us: 0,
         disk_ok_at: None,
+        space: None,
         terminating: false,
         clock_jumped_at: None,
     }

@@ -23,6 +23,10 @@ pub(crate) enum Fault {
     Freeze(usize, u64),
     /// A paused virtual machine: its clock stands still meanwhile.
     Pause(usize, u64),
+    /// Nothing on the volume answers, SIGKILL included.
+    HangVolume(usize),
+    /// This much is left on the volume.
+    FillVolume(usize, u64),
     Switchover(Option<u8>),
     Scale(u8),
     Heal,
@@ -34,6 +38,14 @@ impl World {
             eprintln!("{:>9} FAULT {fault:?}", self.now / 1000);
         }
         match fault {
+            Fault::HangVolume(node) => self.hang(node),
+            Fault::FillVolume(node, available) => self.nodes[node].volume.available = available,
+            // Kubelet ends no container whose processes cannot be reaped.
+            Fault::CrashPostgres(node)
+            | Fault::KillContainer(node)
+            | Fault::DeletePod(node)
+            | Fault::WipeVolume(node)
+                if self.hangs(node) => {}
             Fault::CrashPostgres(node) => {
                 if let Some(life) = &mut self.nodes[node].life
                     && !matches!(life.process, Process::Stopped { .. })
@@ -103,6 +115,7 @@ impl World {
         self.api_cut.clear();
         self.cut.clear();
         self.writes_lost = 0;
+        self.mend_volumes();
         for node in &mut self.nodes {
             node.frozen_until = node.frozen_until.min(self.now + 1_000_000);
         }

@@ -8,6 +8,7 @@ mod faults;
 mod mutants;
 mod server;
 mod servers;
+mod volumes;
 mod wire;
 mod world;
 
@@ -251,6 +252,22 @@ proptest! {
         faults in prop::collection::vec((0..8 * SECOND, fault(3)), 1..12),
     ) {
         survive(formed(seed, Durability::Async), faults, 3);
+    }
+
+    /// Volumes hang and fill up among the faults.
+    #[test]
+    fn random_faults_with_bad_volumes(
+        seed in any::<u64>(),
+        faults in prop::collection::vec((0..12 * SECOND, prop_oneof![
+            3 => fault(3),
+            2 => (0..3_usize).prop_map(Fault::HangVolume),
+            1 => (0..3_usize).prop_map(|node| Fault::FillVolume(node, 0)),
+            1 => (0..3_usize).prop_map(|node| Fault::FillVolume(node, 20 << 20)),
+        ]), 1..12),
+        required in any::<bool>(),
+    ) {
+        let durability = if required { Durability::Required } else { Durability::Preferred };
+        survive(formed(seed, durability), faults, 3);
     }
 
     /// Five members, every commit on three of them.

@@ -49,11 +49,21 @@ impl Disk {
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Process {
-    Stopped { last: Option<Ended>, shutdown: Option<WalPosition> },
+    Stopped {
+        last: Option<Ended>,
+        shutdown: Option<WalPosition>,
+    },
     Starting,
     Standby,
-    Primary { timeline: u32, switch: Lsn },
-    Stopping { shutdown: WalPosition },
+    Primary {
+        timeline: u32,
+        switch: Lsn,
+    },
+    Stopping {
+        shutdown: WalPosition,
+    },
+    /// SIGKILL is pending on what waits for a hung volume.
+    Dying,
 }
 
 /// What a primary knows of an attached standby.
@@ -135,6 +145,7 @@ impl Life {
                 Server::Primary { timeline: Timeline::new(*timeline).unwrap(), switch_lsn: Some(*switch) }
             }
             Process::Stopping { .. } => Server::Stopping,
+            Process::Dying => Server::Dying,
         };
         Report {
             run: RunId(format!("run{}", self.run)),
@@ -157,6 +168,7 @@ impl Life {
             fence_count: self.fences,
             worst_lateness_us: 0,
             disk_ok_at: Some(now),
+            space: None,
             terminating: self.terminating,
             clock_jumped_at: None,
         }

@@ -57,6 +57,7 @@ impl World {
         let local = self.local(node);
         let now = self.now;
         let unfenced = self.is(Mutant::NoFence);
+        let volume = self.nodes[node].volume;
         let Some(life) = &mut self.nodes[node].life else { return };
         if let Some(fence) = life.fence
             && !unfenced
@@ -64,10 +65,10 @@ impl World {
             && local >= fence.fast_stop_at
         {
             life.fences += 1;
-            life.work = None;
-            life.end(Ended::Fenced, None);
+            life.kill(volume, Ended::Fenced);
         }
-        if life.work.as_ref().is_some_and(|work| work.ends <= now)
+        if volume.hung_since.is_none()
+            && life.work.as_ref().is_some_and(|work| work.ends <= now)
             && let Some(work) = life.work.take()
         {
             let error = self.finish(node, &work);
@@ -118,6 +119,9 @@ impl World {
         let id = self.fresh();
         let local = self.local(node);
         let chosen_here = self.is(Mutant::LocalTimeline);
+        if !self.writes_wal(node) {
+            return Some("no space left on device".to_owned());
+        }
         let this = &mut self.nodes[node];
         let (life, disk) = (this.life.as_mut()?, this.disk.as_mut()?);
         if life.process != Process::Standby || life.fence.is_none_or(|fence| fence.fast_stop_at <= local) {
@@ -201,6 +205,9 @@ impl World {
     /// Commits a record; it is acknowledged at once if commits do not wait.
     pub(crate) fn commit(&mut self, node: usize, waits: bool) -> Option<Lsn> {
         let id = self.fresh();
+        if !self.writable(node) || !self.writes_wal(node) {
+            return None;
+        }
         let this = &mut self.nodes[node];
         let (life, disk) = (this.life.as_mut()?, this.disk.as_mut()?);
         let Process::Primary { timeline, .. } = life.process else { return None };
@@ -258,6 +265,9 @@ impl World {
 
     pub(crate) fn copy(&mut self, node: usize, source: usize) -> Option<(DataId, Lsn)> {
         let theirs = self.nodes[source].disk.as_ref()?.log.clone();
+        if self.nodes[node].disk.as_ref()?.log.len() < theirs.len() && !self.writes_wal(node) {
+            return None;
+        }
         let most = 1 + usize::try_from(self.dice.below(4)).unwrap();
         let disk = self.nodes[node].disk.as_mut()?;
         let length = disk.log.len();
@@ -330,6 +340,14 @@ impl World {
         };
         let duration = duration + self.dice.below(duration);
         let (local, now) = (self.local(node), self.now);
+        // The fence is armed in memory; all else waits.
+        if self.hangs(node) && !matches!(order, Order::Arm { .. }) {
+            let volume = self.nodes[node].volume;
+            if let (Order::Kill, Some(life)) = (order, &mut self.nodes[node].life) {
+                life.kill(volume, Ended::Ordered);
+            }
+            return None;
+        }
         let this = &mut self.nodes[node];
         let answer = this.life.as_mut()?.order(&mut this.disk, order.clone(), local, now, duration);
         let agent = this.agent.as_mut()?;

@@ -299,6 +299,9 @@ impl World {
             Response::Reply(reply) => reply,
             Response::Order(order) => {
                 let (local, now) = (self.local(to), self.now);
+                if self.hangs(to) {
+                    return;
+                }
                 let this = &mut self.nodes[to];
                 let Some(life) = &mut this.life else { return };
                 let result = life.order(&mut this.disk, order, local, now, 0);

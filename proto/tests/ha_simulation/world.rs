@@ -28,6 +28,7 @@ use crate::{
     dice::Dice,
     mutants::Mutant,
     server::{Disk, Life, RECORD},
+    volumes::Volume,
 };
 
 /// Length of one step, in microseconds.
@@ -40,6 +41,7 @@ pub(crate) const TIMEOUT: u64 = 1_000_000;
 /// One pod.
 pub(crate) struct Node {
     pub(crate) disk: Option<Disk>,
+    pub(crate) volume: Volume,
     /// `None` while the postgres container is down.
     pub(crate) life: Option<Life>,
     pub(crate) restart_at: u64,
@@ -175,6 +177,7 @@ pub(crate) fn config(replicas: u8, durability: Durability) -> AgentConfig {
         min_sync_replicas: 1,
         profile: Profile::Standard,
         sync_timeout_ms: 10_000,
+        io_timeout_ms: 6_000,
         max_lag_bytes: 100 * RECORD,
         system_identifier: None,
         parameters: BTreeMap::new(),
@@ -192,6 +195,7 @@ impl World {
         let nodes = (0..pods)
             .map(|_| Node {
                 disk: None,
+                volume: Volume::default(),
                 life: None,
                 restart_at: dice.below(500_000),
                 agent: None,
@@ -349,7 +353,12 @@ impl World {
                 next_write,
             },
             supervisor: match &this.life {
-                Some(life) => Supervisor::Reported(Box::new(life.report(this.disk.as_ref(), local))),
+                Some(life) => {
+                    let mut report = life.report(this.disk.as_ref(), local);
+                    report.disk_ok_at = this.volume.hung_since.or(report.disk_ok_at);
+                    report.space = Some(this.volume.space());
+                    Supervisor::Reported(Box::new(report))
+                }
                 None => Supervisor::Dead,
             },
             wal: agent.wal.clone(),

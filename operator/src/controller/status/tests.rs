@@ -4,7 +4,10 @@ use std::collections::BTreeSet;
 
 use proto::{
     postgres::{SystemIdentifier, Timeline},
-    wire::http::{Lag, State},
+    wire::{
+        http::{Lag, State},
+        supervisor::Space,
+    },
 };
 use serde_json::json;
 
@@ -186,4 +189,18 @@ fn an_invalid_spec_leaves_the_rest_as_last_observed() {
     assert_eq!((after.phase, after.observed_generation), (Phase::Invalid, Some(7)));
     assert_eq!(reason(&after, PROGRESSING), ("False", "InvalidSpec"));
     assert_eq!((after.primary, after.instances), (before.primary, before.instances));
+}
+
+#[test]
+fn a_full_volume_is_told_with_what_to_do() {
+    let mut world = World::at_rest();
+    let space = |available_bytes| Space { total_bytes: 1 << 30, available_bytes };
+    world.member(1).status.as_mut().unwrap().disk = Some(space(200 << 20));
+    assert_eq!(condition(&world.status(), DEGRADED).status, "False");
+    world.member(1).status.as_mut().unwrap().disk = Some(space(12 << 20));
+    let status = world.status();
+    let degraded = condition(&status, DEGRADED);
+    assert_eq!(degraded.reason, "DiskFull");
+    assert!(degraded.message.contains("orders-db-1"), "{}", degraded.message);
+    assert!(degraded.message.contains("raise spec.storage.size"), "{}", degraded.message);
 }
