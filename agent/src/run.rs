@@ -115,6 +115,7 @@ async fn assemble(
     tasks.add("lease", lease_task.run());
     tasks.add("watch", lease::Watching { calls: calls(&clients.watching), requests: lease.clone() }.run());
 
+    let uid = config.database_uid.clone();
     let (config_in, config) = watch::channel(config);
     let settings = settings::SettingsTask {
         api: Api::<ConfigMap>::namespaced(clients.control.clone(), &me.namespace),
@@ -129,6 +130,7 @@ async fn assemble(
     let hands = Hands {
         link,
         lease,
+        relayer: lease::relay::Relayer::new(calls(&clients.control), &uid),
         peers: peers.clone(),
         pods,
         journal,

@@ -1,9 +1,10 @@
 //! Begins what the core decided. Each action is an intent: one that fails is decided again.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use proto::{
     ha::{
+        self,
         action::{Action, Event},
         question::Question,
         sync_names::SyncNames,
@@ -21,6 +22,13 @@ use super::{
     outcome::{Outcome, Work},
 };
 use crate::{boot_clock, journal::Entry, lease::Request, link::Contact, pods::PodError, sql::acts};
+
+/// A survey or seal: the other side may need to end a WAL receiver and read the end of WAL, which takes tens of
+/// milliseconds; one that needs longer than this is asked again.
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(3);
+/// A renewal to be relayed is answered when the other side has tried for its time; the way there and back takes no
+/// longer than this, a handshake included. One that is lost must be asked again before the fence.
+const RELAY_SLACK: Duration = Duration::from_millis(500);
 
 impl Driver {
     /// Begins one action.
@@ -75,13 +83,15 @@ impl Driver {
     }
 
     fn ask(&mut self, member: Ordinal, question: Question) {
-        let work = match question {
-            Question::Survey { .. } => Work::Survey(member),
-            Question::Seal { .. } => Work::Seal(member),
+        let timing = self.inputs.config.borrow().profile.timing();
+        let (work, limit) = match question {
+            Question::Survey { .. } => (Work::Survey(member), QUESTION_TIMEOUT),
+            Question::Seal { .. } => (Work::Seal(member), QUESTION_TIMEOUT),
+            Question::Relay(_) => (Work::Relay(member), ha::relay_for(&timing) + RELAY_SLACK),
         };
         let peers = self.hands.peers.clone();
         self.spawn(work, async move {
-            let result = peers.ask(member, &question).await;
+            let result = peers.ask(member, &question, limit).await;
             Outcome::Asked { work, member, question, result }
         });
     }

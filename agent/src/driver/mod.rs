@@ -50,7 +50,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     boot_clock,
     journal::Journal,
-    lease::{LeaseRequests, LeaseState, Pace, Request},
+    lease::{LeaseRequests, LeaseState, Pace, Request, relay::Relayer},
     link::{Contact, Link},
     metrics::Metrics,
     passwords::Verifiers,
@@ -93,6 +93,8 @@ pub(crate) struct Hands {
     pub(crate) link: Link,
     /// Lease reads and writes.
     pub(crate) lease: LeaseRequests,
+    /// Other members' renewals.
+    pub(crate) relayer: Relayer,
     /// Questions.
     pub(crate) peers: Peers,
     /// Labels.

@@ -5,8 +5,9 @@ use std::time::Duration;
 use proto::{
     clock::BootTime,
     ha::{
-        question::{Question, Reply},
-        view::{SealedEnd, Verified},
+        lease::LeaseVersion,
+        question::{Question, Relay, Reply},
+        view::{RelayReply, SealedEnd, Verified},
     },
     identity::{Epoch, Ordinal, RunId},
     postgres::Lsn,
@@ -16,8 +17,8 @@ use tokio::sync::oneshot;
 
 use super::Driver;
 use crate::{
-    boot_clock, chain::Chain, link::OrderError, passwords::Verifiers, peer::client::AskError, pods::PodError,
-    sql::SqlError,
+    boot_clock, chain::Chain, lease::Request, link::OrderError, passwords::Verifiers, peer::client::AskError,
+    pods::PodError, sql::SqlError,
 };
 
 /// A server that could not set the passwords is busy opening, or closing.
@@ -32,6 +33,8 @@ pub(super) enum Work {
     Survey(Ordinal),
     /// A seal question to a member.
     Seal(Ordinal),
+    /// A renewal to be relayed by a member.
+    Relay(Ordinal),
     /// A configuration.
     Configure,
     /// A probe of synchronous commits.
@@ -65,6 +68,8 @@ pub(super) enum Outcome {
         result: Result<Answer, OrderError>,
         reply: oneshot::Sender<Reply>,
     },
+    /// A peer's renewal was to be relayed.
+    Relayed { relay: Box<Relay>, shown: Option<LeaseVersion>, reply: oneshot::Sender<Reply> },
     /// A question to a peer.
     Asked { work: Work, member: Ordinal, question: Question, result: Result<Reply, AskError> },
     /// A configuration.
@@ -92,6 +97,7 @@ impl Driver {
             Outcome::Questioned { question, at, result, reply } => {
                 self.note_questioned(&question, at, result, reply);
             }
+            Outcome::Relayed { relay, shown, reply } => self.note_relayed(&relay, shown, reply),
             Outcome::Asked { work, member, question, result } => {
                 self.busy.remove(&work);
                 self.note_asked(member, &question, result);
@@ -173,6 +179,24 @@ impl Driver {
         let _ = reply.send(proto::ha::conclude(&view, question, &result));
     }
 
+    fn note_relayed(&mut self, relay: &Relay, shown: Option<LeaseVersion>, reply: oneshot::Sender<Reply>) {
+        let view = self.view(boot_clock::now());
+        let (memory, answer) = proto::ha::conclude_relay(&self.memory, &view, relay, shown);
+        self.memory = memory;
+        let epoch = relay.renewal.contents.epoch;
+        match &answer {
+            Reply::Promised { .. } => tracing::warn!(
+                %epoch, span = ?relay.span,
+                "neither the primary nor this member can write the Lease: promised to wait"
+            ),
+            answer => {
+                tracing::info!(%epoch, ?answer, "the primary cannot write the Lease and asked to relay");
+            }
+        }
+        // The asker may have given up.
+        drop(reply.send(answer));
+    }
+
     fn note_asked(&mut self, member: Ordinal, question: &Question, result: Result<Reply, AskError>) {
         let reply = match result {
             Ok(reply) => reply,
@@ -185,6 +209,12 @@ impl Driver {
         match question {
             Question::Survey { id, .. } => replies.survey = Some((*id, reply)),
             Question::Seal { epoch, .. } => replies.seal = Some((*epoch, reply)),
+            Question::Relay(relay) => {
+                replies.relay = Some(RelayReply::new(relay, reply.clone()));
+                if let Reply::Shown(version) = reply {
+                    self.hands.lease.send(Request::Shown(*version, relay.asked_at));
+                }
+            }
         }
     }
 

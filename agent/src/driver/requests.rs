@@ -45,6 +45,14 @@ impl Driver {
         match response {
             // The asker may have given up.
             ha::Response::Reply(answer) => drop(reply.send(answer)),
+            ha::Response::Relay(relay) => {
+                let limit = ha::relay_for(&view.config.profile.timing());
+                let relayer = self.hands.relayer.clone();
+                self.tasks.spawn(async move {
+                    let shown = relayer.relay(&relay.renewal, limit).await;
+                    Outcome::Relayed { relay, shown, reply }
+                });
+            }
             ha::Response::Order(order) => {
                 let at = boot_clock::now();
                 let answer = self.hands.link.begin(order);

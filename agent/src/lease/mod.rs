@@ -6,10 +6,12 @@
 //!
 //! Failure modes: every error but a landed write is "not known to have landed", followed by a read; the write
 //! has landed if that read shows the write's own id (W2). Reads sent before the last write ended are thrown
-//! away: they may show what was before.
+//! away: they may show what was before. The same goes for reads and writes sent before another member's reply
+//! showed the Lease, and for such a reply to a question that is older than what was seen last.
 
 pub(crate) mod calls;
 mod record;
+pub(crate) mod relay;
 mod watching;
 
 use std::{pin::Pin, time::Duration};
@@ -19,7 +21,7 @@ use k8s_openapi::{api::coordination::v1::Lease, apimachinery::pkg::apis::meta::v
 use proto::{
     clock::BootTime,
     ha::{
-        lease::{LeaseWrite, Observed, Sighting, WriteId},
+        lease::{LeaseVersion, LeaseWrite, Observed, Sighting, WriteId},
         profile::Timing,
     },
 };
@@ -60,6 +62,8 @@ pub(crate) enum Request {
     Refresh,
     /// Go at another pace from now on.
     Pace(Pace),
+    /// Another member that was asked at this time has read the Lease since.
+    Shown(LeaseVersion, BootTime),
 }
 
 /// How a write ended.
@@ -127,8 +131,10 @@ pub(crate) struct LeaseTask {
     metadata: Option<ObjectMeta>,
     reading: Option<Reading>,
     writing: Option<Writing>,
-    /// When the last write ended: reads sent before are thrown away.
+    /// When the last write ended or another member showed the Lease: reads sent before are thrown away.
     settled: BootTime,
+    /// When what was seen last came in.
+    seen_at: BootTime,
     next_poll: Instant,
 }
 
@@ -168,6 +174,7 @@ pub(crate) fn lease(
         reading: None,
         writing: None,
         settled: BootTime::default(),
+        seen_at: BootTime::default(),
         next_poll: Instant::now(),
     };
     (LeaseRequests(requests_in), state_out, task)
@@ -202,6 +209,7 @@ impl LeaseTask {
         match request {
             Request::Refresh => self.read(),
             Request::Pace(pace) => self.pace = pace,
+            Request::Shown(version, asked_at) => self.shown(version, asked_at),
             Request::Write(write) if self.writing.is_some() => {
                 let sent = boot_clock::now();
                 self.report(WriteEnd { id: write.contents().write_id, sent, outcome: Outcome::Unsent });
@@ -242,11 +250,16 @@ impl LeaseTask {
     fn write_ended(&mut self, result: Result<Lease, CallError>) {
         let Some(Writing { id, sent, .. }) = self.writing.take() else { return };
         let ended = boot_clock::now();
+        let overtaken = sent <= self.settled;
         self.settled = ended;
         let outcome = match result {
             Ok(lease) => {
                 self.answered(sent, ended);
-                self.saw(lease, sent);
+                if overtaken {
+                    self.read();
+                } else {
+                    self.saw(lease, sent);
+                }
                 Outcome::Landed
             }
             Err(error) => {
@@ -271,7 +284,7 @@ impl LeaseTask {
                 self.settle_doubt(lease.as_ref());
                 match lease {
                     Some(lease) => self.saw(lease, sent),
-                    None => self.state.send_modify(|state| state.sighting = Sighting::Missing(sent)),
+                    None => self.missed(sent),
                 }
             }
             Err(error) => {
@@ -299,6 +312,26 @@ impl LeaseTask {
     fn saw(&mut self, lease: Lease, sent: BootTime) {
         let version = record::version(&lease, &self.database_uid);
         self.metadata = Some(lease.metadata);
+        self.see(version, sent);
+    }
+
+    /// Notes that there is no such object.
+    fn missed(&mut self, sent: BootTime) {
+        self.seen_at = boot_clock::now();
+        self.state.send_modify(|state| state.sighting = Sighting::Missing(sent));
+    }
+
+    /// Another member's sighting, unless something newer may have been seen since it was asked.
+    fn shown(&mut self, version: LeaseVersion, asked_at: BootTime) {
+        if asked_at < self.seen_at {
+            return;
+        }
+        self.settled = boot_clock::now();
+        self.see(version, asked_at);
+    }
+
+    fn see(&mut self, version: LeaseVersion, sent: BootTime) {
+        self.seen_at = boot_clock::now();
         self.state.send_modify(|state| {
             let first_seen = match &state.sighting {
                 Sighting::Seen(seen) if seen.version.resource_version == version.resource_version => {

@@ -11,7 +11,7 @@ use kube::{Client, client::Body};
 use proto::{
     ha::{
         document::Document,
-        lease::{Claimable, Contents, HolderField, Recorded, ResourceVersion},
+        lease::{Claimable, Contents, HolderField, Recorded, Renewal, ResourceVersion},
     },
     identity::Epoch,
     postgres::{SystemIdentifier, Timeline},
@@ -202,6 +202,7 @@ fn contents(write_id: WriteId) -> Contents {
         system_identifier: SystemIdentifier(7),
         leader_lsn: None,
         release: None,
+        presumed: false,
     };
     Contents { holder: None, epoch: Epoch(1), write_id, duration: Duration::from_secs(10), document }
 }
@@ -328,4 +329,75 @@ async fn what_cannot_be_read_forbids_leading() {
     server.store().lease = None;
     let bench = Bench::with(server).await;
     assert!(matches!(bench.state.borrow().sighting, Sighting::Missing(_)));
+}
+
+/// The Lease held by a primary, which saw that and cannot reach the API server any more; what it asks others to
+/// write.
+async fn held() -> (Bench, Renewal) {
+    let bench = Bench::new().await;
+    let holder = Some("db-0/uid/run".parse().unwrap());
+    let claimable = Claimable::judge(&bench.seen(), boot_clock::now()).unwrap();
+    let claim = claimable.claim(Contents { holder: holder.clone(), ..contents(WriteId(7)) });
+    bench.requests.send(Request::Write(claim));
+    let mut bench = bench;
+    bench.wait(|state| state.last_write.is_some()).await;
+    let basis = bench.seen().version.resource_version;
+    (bench, Renewal { basis, contents: Contents { holder, ..contents(WriteId(8)) } })
+}
+
+async fn relayed(bench: &Bench, renewal: &Renewal) -> Option<LeaseVersion> {
+    let calls = LeaseCalls::new(bench.server.client(), "prod", "db");
+    relay::Relayer::new(calls, UID).relay(renewal, Duration::from_millis(300)).await
+}
+
+#[tokio::test]
+async fn a_renewal_is_relayed_for_its_author_and_on_its_version_alone() {
+    let (mut bench, renewal) = held().await;
+    let shown = relayed(&bench, &renewal).await.unwrap();
+    assert!(renewal.has_landed(&shown) && shown.resource_version != renewal.basis);
+    let labels = bench.server.store().lease.clone().unwrap()["metadata"]["labels"].clone();
+    assert_eq!(labels["keep"], "me");
+    // The author learns of it, and can go on by itself.
+    let asked_at = boot_clock::now();
+    bench.requests.send(Request::Shown(shown.clone(), asked_at));
+    bench.wait(|state| matches!(&state.sighting, Sighting::Seen(seen) if seen.confirmed == asked_at)).await;
+    assert_eq!(bench.seen().version, shown);
+    // The version has moved on: the same renewal is not written again.
+    let writes = bench.server.store().writes;
+    assert_eq!(relayed(&bench, &renewal).await, Some(shown.clone()));
+    let stranger = Contents { holder: Some("db-1/uid/run".parse().unwrap()), ..contents(WriteId(9)) };
+    let forged = Renewal { basis: shown.resource_version.clone(), contents: stranger };
+    assert_eq!(relayed(&bench, &forged).await, Some(shown));
+    assert_eq!(bench.server.store().writes, writes);
+}
+
+#[tokio::test]
+async fn a_renewal_that_cannot_be_relayed_leaves_its_version_or_nothing() {
+    for fault in [Fault::Code(403), Fault::Code(500), Fault::Silence] {
+        let (bench, renewal) = held().await;
+        bench.server.fail(fault);
+        assert_eq!(relayed(&bench, &renewal).await.unwrap().resource_version, renewal.basis);
+    }
+    let (bench, renewal) = held().await;
+    bench.server.fail(Fault::LandsThen(500));
+    assert!(renewal.has_landed(&relayed(&bench, &renewal).await.unwrap()));
+    let (bench, renewal) = held().await;
+    bench.server.store().reads_hang = true;
+    assert_eq!(relayed(&bench, &renewal).await, None);
+}
+
+#[tokio::test]
+async fn what_another_saw_is_not_taken_for_newer_than_it_is() {
+    let (mut bench, renewal) = held().await;
+    let old = bench.seen().version;
+    let asked_at = boot_clock::now();
+    relayed(&bench, &renewal).await;
+    bench.requests.send(Request::Refresh);
+    bench.wait(|state| matches!(&state.sighting, Sighting::Seen(seen) if seen.version != old)).await;
+    let newest = bench.seen();
+    bench.requests.send(Request::Shown(old, asked_at));
+    let later = boot_clock::now();
+    bench.requests.send(Request::Refresh);
+    bench.wait(|state| matches!(&state.sighting, Sighting::Seen(seen) if seen.confirmed >= later)).await;
+    assert_eq!(bench.seen().version, newest.version);
 }

@@ -15,9 +15,6 @@ use tokio::sync::watch;
 use super::addresses::AddressBook;
 use crate::tls::Credentials;
 
-/// A survey or seal: the other side may need to end a WAL receiver and read the end of WAL, which takes tens of
-/// milliseconds; one that needs longer than this is asked again.
-const QUESTION_TIMEOUT: Duration = Duration::from_secs(3);
 /// Status is answered from memory.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(1);
 /// A live member on the pod network accepts at once.
@@ -108,10 +105,15 @@ impl PeersTask {
 }
 
 impl Peers {
-    /// Asks a member a question of the protocol.
-    pub(crate) async fn ask(&self, member: Ordinal, question: &Question) -> Result<Reply, AskError> {
+    /// Asks a member a question of the protocol, and waits for its reply no longer than `limit`.
+    pub(crate) async fn ask(
+        &self,
+        member: Ordinal,
+        question: &Question,
+        limit: Duration,
+    ) -> Result<Reply, AskError> {
         let request = self.http().post(self.url(member, QUESTION_PATH)).json(question);
-        receive(member, request.timeout(QUESTION_TIMEOUT)).await
+        receive(member, request.timeout(limit)).await
     }
 
     /// Asks a member for its status.

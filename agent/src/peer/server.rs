@@ -19,10 +19,11 @@ use tokio::{
 
 use crate::published::Published;
 
-/// Bodies are a few hundred bytes.
-const MAX_BODY: usize = 16 * 1024;
-/// The driver turns a question over to the supervisor, which may have to end a WAL receiver. The asker gives up
-/// about then.
+/// Most bodies are a few hundred bytes; a renewal to be relayed bears the Lease's document, whose history of a
+/// hundred openings takes 11 KiB.
+const MAX_BODY: usize = 64 * 1024;
+/// The driver turns a question over to the supervisor, which may have to end a WAL receiver, or to the API server
+/// for up to 2.5 s. The asker gives up about then.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(3);
 /// A switchover is answered when the old leader has released, which takes a checkpoint on a slow disk at worst.
 const SWITCHOVER_TIMEOUT: Duration = Duration::from_mins(1);
@@ -68,7 +69,11 @@ async fn question(State(shared): State<Shared>, Json(question): Json<Question>) 
     };
     let reply = timeout(REPLY_TIMEOUT, exchange).await.ok().flatten();
     Json(reply.unwrap_or_else(|| {
-        Reply::Refused(RefusedQuestion { sealed: None, why: "the agent did not answer in time".to_owned() })
+        Reply::Refused(RefusedQuestion {
+            sealed: None,
+            promised: false,
+            why: "the agent did not answer in time".to_owned(),
+        })
     }))
 }
 

@@ -5,7 +5,8 @@
 
 use super::{
     memory::{Memory, Paced},
-    question::{Question, Refused, Reply, Testimony},
+    promise::{self, Bound},
+    question::{Question, Refused, Relay, Reply, Testimony},
     view::View,
     volume,
 };
@@ -21,20 +22,32 @@ pub enum Response {
     Reply(Reply),
     /// Give this to the supervisor and its answer to [`conclude`].
     Order(Order),
+    /// Try to write this, and give what the Lease then shows to [`super::conclude_relay`].
+    Relay(Box<Relay>),
 }
 
 /// Answers a question of a peer. Never changes anything but through the order that it returns.
 pub fn answer(memory: &Memory, view: &View, question: &Question) -> (Memory, Response) {
     let mut memory = memory.clone();
-    let response = match (may_answer(view, question), question) {
-        (Err(reply), _) => Response::Reply(reply),
-        (Ok(_), Question::Survey { .. }) => Response::Order(Order::EndOfWal),
-        (Ok(_), Question::Seal { epoch, .. }) => Response::Order(Order::Seal { epoch: *epoch }),
+    let response = match question {
+        Question::Survey { expired, .. } => {
+            let may = may_answer(&memory, view, None, *expired);
+            may.map_or_else(Response::Reply, |_| Response::Order(Order::EndOfWal))
+        }
+        Question::Seal { epoch, expired } => {
+            // Somebody claims what I may believe to hold or to follow: look at once.
+            memory.paced.remove(&Paced::Read);
+            let may = may_answer(&memory, view, Some(*epoch), *expired);
+            if may.is_ok() {
+                memory.seal_ordered = memory.seal_ordered.max(*epoch);
+            }
+            may.map_or_else(Response::Reply, |_| Response::Order(Order::Seal { epoch: *epoch }))
+        }
+        Question::Relay(relay) => match promise::objection(&memory, view, relay) {
+            Some(refused) => Response::Reply(Reply::Refused(refused)),
+            None => Response::Relay(relay.clone()),
+        },
     };
-    // Somebody claims what I may believe to hold or to follow: look at once.
-    if matches!(question, Question::Seal { .. }) {
-        memory.paced.remove(&Paced::Read);
-    }
     (memory, response)
 }
 
@@ -59,23 +72,25 @@ pub fn conclude(view: &View, question: &Question, result: &Result<Answer, Refusa
     }
 }
 
-fn may_answer<'a>(view: &'a View, question: &Question) -> Result<&'a Durable, Reply> {
+/// Whether a survey (without an epoch) or a seal may be answered.
+fn may_answer<'a>(
+    memory: &Memory,
+    view: &'a View,
+    epoch: Option<Epoch>,
+    expired: bool,
+) -> Result<&'a Durable, Reply> {
     let report = view.report().ok_or_else(|| refused(None, "the supervisor does not answer"))?;
     let durable = match &report.data {
         Data::Present(durable) => durable,
-        Data::Empty if matches!(question, Question::Survey { .. }) => return Err(Reply::Empty),
+        Data::Empty if epoch.is_none() => return Err(Reply::Empty),
         Data::Empty => return Err(refused(None, "no data here")),
         Data::Unread => return Err(refused(None, "the disk has not answered yet")),
         Data::Unusable { reason, sealed } => return Err(refused(Some(*sealed), reason)),
     };
     let sealed = Some(durable.sealed);
-    let (expired, epoch) = match question {
-        Question::Survey { expired, .. } => (*expired, None),
-        Question::Seal { epoch, expired } => (*expired, Some(*epoch)),
-    };
-    // L4: a promise to the last primary may have been forgotten.
-    if expired && view.now < view.started_at + super::fence::longest_lease(view) {
-        return Err(refused(sealed, "started too recently to know what it promised (L4)"));
+    if let Some(bound) = promise::bound(memory, view).filter(|_| expired) {
+        let (promised, why) = (bound == Bound::Promised, bound.why().to_owned());
+        return Err(Reply::Refused(Refused { sealed, promised, why }));
     }
     if epoch.is_some_and(|epoch| epoch < durable.sealed) {
         return Err(refused(sealed, "sealed for a higher epoch"));
@@ -87,5 +102,5 @@ fn may_answer<'a>(view: &'a View, question: &Question) -> Result<&'a Durable, Re
 }
 
 fn refused(sealed: Option<Epoch>, why: &str) -> Reply {
-    Reply::Refused(Refused { sealed, why: why.to_owned() })
+    Reply::Refused(Refused { sealed, promised: false, why: why.to_owned() })
 }

@@ -54,7 +54,7 @@ fn answers(view: &View, survey: Survey) -> BTreeMap<Ordinal, Option<Testimony>> 
         .filter_map(|member| match contest::reply(view, member, survey)? {
             Reply::Empty => Some((member, None)),
             Reply::Surveyed(testimony) => Some((member, Some(*testimony))),
-            Reply::Sealed { .. } | Reply::Refused(_) => None,
+            _ => None,
         })
         .collect()
 }
@@ -141,6 +141,7 @@ fn first_claim(
         system_identifier: durable.system_identifier,
         leader_lsn: None,
         release: None,
+        presumed: false,
     };
     let high = Highest {
         epoch: others.values().map(|other| other.sealed).max().unwrap_or_default(),

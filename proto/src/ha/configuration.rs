@@ -1,11 +1,11 @@
 //! Configurations: whom a commit waited for, and so whom a new leader must have heard (ha.md sections 4.4 and 5).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::sync_names::SyncNames;
-use crate::identity::{DataId, Epoch};
+use super::{document::Document, sync_names::SyncNames};
+use crate::identity::{DataId, Epoch, Ordinal};
 
 /// Whom the commits of one primary wait for: they are on the primary *and* on `k` of `standbys`.
 ///
@@ -48,12 +48,41 @@ impl Configuration {
         usize::from(self.k) > self.standbys.len()
     }
 
+    /// Whether no read quorum can form while `bound` take no part. With k = 0 that is so by itself, but a
+    /// human may override it, so it says nothing here.
+    pub fn is_barred_by(&self, bound: &BTreeSet<DataId>) -> bool {
+        let everybody = self.standbys.iter().chain([&self.primary]);
+        let free = everybody.filter(|id| !bound.contains(id)).copied().collect();
+        self.k > 0 && !self.has_read_quorum(&free)
+    }
+
     /// What the primary's server is told.
     pub fn names(&self) -> SyncNames {
         match self.k {
             0 => SyncNames::Off,
             k => SyncNames::any(k, &self.standbys),
         }
+    }
+}
+
+/// Who could elect another leader under one document.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Electorate {
+    members: BTreeMap<Ordinal, DataId>,
+    configurations: Vec<Configuration>,
+}
+
+impl Electorate {
+    /// Of this document.
+    pub fn of(document: &Document) -> Self {
+        Self { members: document.members.clone(), configurations: document.configurations.clone() }
+    }
+
+    /// Whether nobody can be elected while `bound` take no part: all listed members are, or some configuration
+    /// cannot find a read quorum, and an election needs one of each.
+    pub fn is_barred_by(&self, bound: &BTreeSet<DataId>) -> bool {
+        self.members.values().all(|id| bound.contains(id))
+            || self.configurations.iter().any(|configuration| configuration.is_barred_by(bound))
     }
 }
 
@@ -88,6 +117,19 @@ mod tests {
         // Review S-3: a wiped and re-cloned member is somebody else.
         assert!(!with(1, &[1, 2]).has_read_quorum(&ids(&[1, 9])));
         assert!(with(1, &[1, 2]).has_read_quorum(&ids(&[1, 2])));
+    }
+
+    #[test]
+    fn k_of_s_bar_an_election_and_fewer_do_not() {
+        // The primary, who counts on it, is bound as well.
+        assert!(with(1, &[1, 2]).is_barred_by(&ids(&[0, 1])));
+        assert!(with(2, &[1, 2, 3]).is_barred_by(&ids(&[0, 1, 3])));
+        assert!(!with(2, &[1, 2, 3]).is_barred_by(&ids(&[0, 1])));
+        // A primary of an earlier epoch is a read quorum by itself.
+        assert!(!with(1, &[1, 2]).is_barred_by(&ids(&[1, 2])));
+        // Nothing was ever acknowledged under it, so anybody will do.
+        assert!(!with(2, &[1]).is_barred_by(&ids(&[0, 1])));
+        assert!(!with(0, &[1]).is_barred_by(&ids(&[0, 1])));
     }
 
     proptest! {

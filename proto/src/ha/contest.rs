@@ -10,10 +10,10 @@ use std::{
 use super::{
     configuration::Configuration,
     document::Document,
-    fence,
     lease::{Claimable, Contents, Observed, Vacancy},
     memory::{Contest, Survey, Takeover},
-    question::{Question, Reply, SurveyId, Testimony},
+    promise,
+    question::{Refused, Reply, SurveyId, Testimony},
     turn::Turn,
     view::View,
     volume,
@@ -43,7 +43,8 @@ const END_MAX_AGE: Duration = Duration::from_millis(500);
 
 /// Contends for `claimable`; the document says who may, and what a read quorum is.
 pub(super) fn contend(turn: &mut Turn<'_>, observed: &Observed, claimable: Claimable, document: &Document) {
-    if let Err(why) = may_contend(turn, claimable.vacancy(), document) {
+    let expired = claimable.vacancy() == Vacancy::Expired || document.presumed;
+    if let Err(why) = may_contend(turn, expired, document) {
         turn.doing(why);
         return;
     }
@@ -57,7 +58,7 @@ pub(super) fn contend(turn: &mut Turn<'_>, observed: &Observed, claimable: Claim
         turn.doing("finding the end of my WAL");
         return;
     };
-    let survey = survey(turn, contest, claimable.vacancy(), document);
+    let survey = survey(turn, contest, expired, document);
     match verdict(view, document, survey, mine) {
         Verdict::Go(found) => claim(turn, observed, claimable, document, &found),
         Verdict::Wait(why) => turn.doing(why),
@@ -69,7 +70,7 @@ pub(super) fn contend(turn: &mut Turn<'_>, observed: &Observed, claimable: Claim
 }
 
 /// Whether I may contend at all.
-fn may_contend(turn: &mut Turn<'_>, vacancy: Vacancy, document: &Document) -> Result<(), &'static str> {
+fn may_contend(turn: &mut Turn<'_>, expired: bool, document: &Document) -> Result<(), &'static str> {
     let view = turn.view;
     let durable = view.durable().ok_or("no data to lead with")?;
     if durable.system_identifier != document.system_identifier {
@@ -84,9 +85,8 @@ fn may_contend(turn: &mut Turn<'_>, vacancy: Vacancy, document: &Document) -> Re
     if let Some((why, _)) = volume::unfit(view) {
         return Err(why);
     }
-    // L4: a promise to the last holder may have been forgotten.
-    if vacancy == Vacancy::Expired && view.now < view.started_at + fence::longest_lease(view) {
-        return Err("started too recently to know what it promised (L4)");
+    if let Some(bound) = promise::bound(&turn.memory, view).filter(|_| expired) {
+        return Err(bound.why());
     }
     if turn.memory.stand_aside_until.is_some_and(|until| view.now < until) {
         return Err("standing aside for others");
@@ -143,12 +143,12 @@ pub(super) fn own_end(turn: &mut Turn<'_>) -> Option<WalPosition> {
 }
 
 /// The survey under way, begun if there is none or it is old; asks whoever has not answered.
-fn survey(turn: &mut Turn<'_>, contest: Contest, vacancy: Vacancy, document: &Document) -> Survey {
+fn survey(turn: &mut Turn<'_>, contest: Contest, expired: bool, document: &Document) -> Survey {
     let now = turn.view.now;
     let running = contest.survey.filter(|survey| now < survey.since + SURVEY_MAX_AGE);
     let survey = running.unwrap_or(Survey { id: SurveyId(turn.view.lease.next_write), since: now });
     turn.memory.contest = Some(Contest { survey: Some(survey), ..contest });
-    ask_all(turn, survey, vacancy == Vacancy::Expired, document.members.keys().copied());
+    ask_all(turn, survey, expired, document.members.keys().copied());
     survey
 }
 
@@ -162,11 +162,11 @@ pub(super) fn ask_all(
     let me = turn.view.me.ordinal;
     for member in members.filter(|member| *member != me) {
         let answered = match reply(turn.view, member, survey) {
-            Some(Reply::Refused(_)) | None => false,
-            Some(Reply::Empty | Reply::Surveyed(_) | Reply::Sealed { .. }) => true,
+            Some(Reply::Empty | Reply::Surveyed(_)) => true,
+            Some(_) | None => false,
         };
         if !answered {
-            turn.ask(member, Question::Survey { id: survey.id, expired });
+            turn.survey(member, survey.id, expired);
         }
     }
 }
@@ -175,6 +175,11 @@ pub(super) fn ask_all(
 pub(super) fn reply(view: &View, member: Ordinal, survey: Survey) -> Option<&Reply> {
     let (id, reply) = view.peers.get(&member)?.survey.as_ref()?;
     (*id == survey.id).then_some(reply)
+}
+
+/// Whether `member` is bound to a primary that may still be running.
+fn has_promised(view: &View, member: Ordinal, survey: Survey) -> bool {
+    matches!(reply(view, member, survey), Some(Reply::Refused(Refused { promised: true, .. })))
 }
 
 /// What a survey found.
@@ -196,6 +201,9 @@ fn verdict(view: &View, document: &Document, survey: Survey, mine: WalPosition) 
         .members
         .keys()
         .any(|member| *member != view.me.ordinal && reply(view, *member, survey).is_none());
+    if document.members.keys().any(|member| has_promised(view, *member, survey)) {
+        return Verdict::Wait("a member has promised the last primary to wait");
+    }
     if silent && age < SURVEY_PATIENCE {
         return Verdict::Wait("waiting for the others' answers");
     }
@@ -275,7 +283,7 @@ fn refusal(view: &View, member: Ordinal) -> Option<Epoch> {
     let replies = [peer.survey.as_ref().map(|(_, reply)| reply), peer.seal.as_ref().map(|(_, reply)| reply)];
     let sealed = |reply: &Reply| match reply {
         Reply::Refused(refused) => refused.sealed,
-        Reply::Empty | Reply::Surveyed(_) | Reply::Sealed { .. } => None,
+        _ => None,
     };
     replies.into_iter().flatten().filter_map(sealed).max()
 }
@@ -300,8 +308,12 @@ pub(super) fn take(
     let (Some(me), Some(durable)) = (view.holder(), view.durable()) else { return };
     let vacancy = claimable.vacancy();
     let epoch = observed.version.epoch.max(high.epoch).max(durable.sealed).next();
-    let claimed =
-        Document { timeline: document.timeline.max(high.timeline).next(), release: None, ..document.clone() };
+    let claimed = Document {
+        timeline: document.timeline.max(high.timeline).next(),
+        release: None,
+        presumed: document.presumed || vacancy == Vacancy::Expired,
+        ..document.clone()
+    };
     let contents = Contents {
         holder: Some(me),
         epoch,

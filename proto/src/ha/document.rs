@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 use super::configuration::Configuration;
 use crate::{
@@ -38,6 +38,10 @@ pub struct Document {
     /// Why the last holder left; gone with the next claim.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub release: Option<Release>,
+    /// A claim since the last opening rested on expiry: the primary of that opening is presumed dead, not
+    /// proven, and may be living on promises. Handed on by every later claim and release until the next opening.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub presumed: bool,
 }
 
 /// An epoch in which a member became primary.
@@ -107,6 +111,12 @@ pub enum InvalidDocument {
     /// Well-formed, but it contradicts itself.
     #[error("the HA document of the Lease contradicts itself ({0}); nobody may lead until it is restored")]
     Nonsense(&'static str),
+}
+
+/// Reads a document inside another structure; refuses what [`Document::parse`] refuses.
+pub(super) fn checked<'de, D: Deserializer<'de>, T: From<Document>>(deserializer: D) -> Result<T, D::Error> {
+    let document = Document::deserialize(deserializer)?;
+    document.contradiction().map_or_else(|| Ok(document.into()), |why| Err(D::Error::custom(why)))
 }
 
 impl Document {

@@ -18,11 +18,13 @@ use crate::{
 const VERDICT_MAX_AGE: Duration = Duration::from_secs(20);
 
 /// The longest L that anybody may be living by, as far as is known here: of the Lease or of the configuration.
+/// Who has not seen the Lease since its start does not know by which L it may have promised.
 pub fn longest_lease(view: &View) -> Duration {
     let configured = view.config.profile.timing().lease;
     match &view.lease.sighting {
         Sighting::Seen(observed) => configured.max(observed.version.duration),
-        Sighting::NotYet | Sighting::Missing(_) => configured,
+        Sighting::NotYet => Profile::Tolerant.timing().lease,
+        Sighting::Missing(_) => configured,
     }
 }
 
@@ -52,24 +54,28 @@ pub fn living_by(view: &View, landed: Duration) -> Timing {
 /// The L that the next renewal may state: a shorter one only once the supervisor's fence has shrunk to it.
 pub fn next_lease(view: &View, tenure: &Tenure) -> Duration {
     let configured = view.config.profile.timing();
-    let fits = |fence: Fence| fence.kill_at <= tenure.renewed_at + configured.kill;
+    let fits = |fence: Fence| fence.kill_at <= tenure.counts_from(configured.lease) + configured.kill;
     match view.report().and_then(|report| report.fence) {
         Some(fence) if configured.lease < tenure.duration && !fits(fence) => tenure.duration,
         _ => configured.lease,
     }
 }
 
-/// The fence that belongs to the last renewal that landed.
+/// The fence that belongs to the last renewal that landed, or to the last promises. Those are for L, so that K
+/// after they were asked for is as safe as K after a renewal (L1).
 pub fn wanted(view: &View, tenure: &Tenure) -> Fence {
     let timing = living_by(view, tenure.duration);
-    Fence {
-        epoch: tenure.epoch,
-        fast_stop_at: tenure.renewed_at + timing.fast_stop,
-        kill_at: tenure.renewed_at + timing.kill,
-    }
+    let from = counts_from(view, tenure);
+    Fence { epoch: tenure.epoch, fast_stop_at: from + timing.fast_stop, kill_at: from + timing.kill }
 }
 
-/// L3: whether an effect may still begin: before F of the last landed renewal, and of the armed fence.
+/// What that fence counts from.
+pub fn counts_from(view: &View, tenure: &Tenure) -> BootTime {
+    tenure.counts_from(living_by(view, tenure.duration).lease)
+}
+
+/// L3: whether an effect may still begin: before F of the last landed renewal or promises, and of the armed
+/// fence.
 pub fn may_act(view: &View, tenure: &Tenure) -> bool {
     let armed = view.report().and_then(|report| report.fence);
     view.now < wanted(view, tenure).fast_stop_at

@@ -39,9 +39,9 @@ const MAX_BACK_OFF: Duration = Duration::from_secs(30);
 const SHORT_TENURE: Duration = Duration::from_mins(1);
 
 /// Whether leadership is being handed over on purpose; begins it if somebody wants it. My server still runs.
-pub(super) fn begin_or_continue(turn: &mut Turn<'_>, document: &Document) -> bool {
+pub(super) fn begin_or_continue(turn: &mut Turn<'_>, document: &Document, tenure: &Tenure) -> bool {
     if turn.memory.handover.is_none() {
-        turn.memory.handover = wanted(turn, document);
+        turn.memory.handover = wanted(turn, document, tenure);
     }
     let Some(handover) = turn.memory.handover else { return false };
     turn.doing(format!("handing over: {:?}", handover.reason));
@@ -49,13 +49,17 @@ pub(super) fn begin_or_continue(turn: &mut Turn<'_>, document: &Document) -> boo
     true
 }
 
-fn wanted(turn: &mut Turn<'_>, document: &Document) -> Option<Handover> {
+fn wanted(turn: &mut Turn<'_>, document: &Document, tenure: &Tenure) -> Option<Handover> {
     let view = turn.view;
     let because = |reason, prefer, request| {
         Some(Handover { reason, prefer, request, since: view.now, stopped_at: None, survey: None })
     };
     if view.leaving() {
         return because(ReleaseReason::PodDeleted, None, None);
+    }
+    // Who stops now could not release, and nobody could claim: what can wait does.
+    if renewal::is_broken(view, tenure) {
+        return None;
     }
     let somebody = candidates(view, document).next().is_some();
     if view.me.ordinal.0 >= view.config.replicas && somebody {

@@ -9,7 +9,7 @@ use super::{
     lease::Observed,
     members,
     memory::{Paced, Tenure, Told},
-    renewal, sync,
+    promise, renewal, sync,
     turn::Turn,
     view::Verified,
     volume,
@@ -35,6 +35,7 @@ const STABLE_AFTER: Duration = Duration::from_mins(1);
 pub(super) fn lead(turn: &mut Turn<'_>, observed: &Observed, document: &Document, opening: Opening) {
     let tenure = renewal::tenure(turn, observed, document);
     turn.memory.contest = None;
+    let tenure = extended(turn, observed, document, tenure);
     arm(turn, &tenure);
     if volume::must_end(turn.view, &tenure) {
         turn.doing("ending my server, whose volume does not answer");
@@ -66,10 +67,26 @@ pub(super) fn lead(turn: &mut Turn<'_>, observed: &Observed, document: &Document
     }
 }
 
-/// L2: the fence belongs to the last renewal that landed, and is armed before a promotion is ordered.
+/// The tenure, extended by others' promises while there is something to keep running.
+fn extended(turn: &mut Turn<'_>, observed: &Observed, document: &Document, tenure: Tenure) -> Tenure {
+    let runs = matches!(
+        turn.view.server(),
+        Some(Server::Starting | Server::Standby { .. } | Server::Primary { .. })
+    );
+    match runs && turn.memory.handover.is_none() {
+        true => promise::extend(turn, observed, document, tenure),
+        false => tenure,
+    }
+}
+
+/// L2: the fence belongs to the last renewal that landed (or to promises), and is armed before a promotion is ordered.
 fn arm(turn: &mut Turn<'_>, tenure: &Tenure) {
     let wanted = fence::wanted(turn.view, tenure);
     let Some(report) = turn.view.report() else { return };
+    // After a pause of the machine the supervisor moved its fence ahead, and a later renewal moves it on (L3).
+    if fence::outlived_by_jump(turn.view, fence::counts_from(turn.view, tenure)) {
+        return;
+    }
     // A server that has ended has nothing to fence, and the next one starts closed.
     if matches!(report.server, Server::Stopped { .. } | Server::Dying) {
         return;
@@ -105,7 +122,7 @@ fn serve(
     note_caught_up(turn, document, tenure);
     sync::tell(turn, document, tenure.epoch);
     accept(turn, tenure, document);
-    if handover::begin_or_continue(turn, document) {
+    if handover::begin_or_continue(turn, document, tenure) {
         turn.summary.role = Role::None;
         renewal::renew(turn, observed, tenure, document.clone());
         return;
@@ -152,7 +169,10 @@ fn accept(turn: &mut Turn<'_>, tenure: &Tenure, document: &Document) {
         turn.doing("making sure that commits wait for whom they must");
         return;
     }
-    turn.doing("leading");
+    turn.doing(match tenure.counts_from(Duration::ZERO) > tenure.renewed_at {
+        true => "leading by promise of other members: the API server cannot be reached, or refuses",
+        false => "leading",
+    });
     turn.summary.role = Role::Primary;
     turn.summary.leader = Some(view.me.ordinal);
     turn.summary.lease_valid_until = Some(fence::wanted(view, tenure).fast_stop_at);

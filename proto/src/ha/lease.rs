@@ -7,7 +7,7 @@ use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::document::Document;
+use super::document::{self, Document};
 use crate::{
     clock::BootTime,
     identity::{Epoch, Holder, RunId},
@@ -30,7 +30,8 @@ impl fmt::Display for WriteId {
 }
 
 /// Who the Lease says holds it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum HolderField {
     /// Empty: released, or never held.
     Nobody,
@@ -41,10 +42,11 @@ pub enum HolderField {
 }
 
 /// What the Lease says beside its own fields.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Recorded {
     /// The HA document.
-    Document(Box<Document>),
+    Document(#[serde(deserialize_with = "document::checked")] Box<Document>),
     /// No document, and the operator's mark that there never was one
     /// ([`crate::pod::ANNOTATION_NEVER_INITIALISED`] with this Database's UID).
     NeverInitialised,
@@ -53,7 +55,8 @@ pub enum Recorded {
 }
 
 /// One version of the Lease.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct LeaseVersion {
     /// Which.
     pub resource_version: ResourceVersion,
@@ -93,7 +96,8 @@ pub enum Sighting {
 
 /// The whole new contents of the Lease. The writer removes
 /// [`crate::pod::ANNOTATION_NEVER_INITIALISED`] and sets [`crate::pod::ANNOTATION_HA`].
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Contents {
     /// `None` releases.
     pub holder: Option<Holder>,
@@ -104,6 +108,7 @@ pub struct Contents {
     /// `spec.leaseDurationSeconds`.
     pub duration: Duration,
     /// The annotation.
+    #[serde(deserialize_with = "document::checked")]
     pub document: Document,
 }
 
@@ -123,6 +128,39 @@ impl LeaseWrite {
     /// What to write.
     pub fn contents(&self) -> &Contents {
         &self.contents
+    }
+
+    /// The same for another member to write; `None` if it would create the Lease.
+    pub fn to_renewal(&self) -> Option<Renewal> {
+        let basis = self.basis.clone()?;
+        Some(Renewal { basis, contents: self.contents.clone() })
+    }
+}
+
+/// A holder's write on its way to the API server through another member (ha.md section 6): data, until that
+/// member has read the version that it replaces.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Renewal {
+    /// The version that must still be current (W1).
+    pub basis: ResourceVersion,
+    /// What to write.
+    pub contents: Contents,
+}
+
+impl Renewal {
+    /// The write, if `current`, read a moment ago, is the version that it was decided on and its author's.
+    pub fn judge(&self, current: &LeaseVersion) -> Option<LeaseWrite> {
+        let author = self.contents.holder.clone().map(HolderField::Run);
+        let same = current.resource_version == self.basis
+            && current.epoch == self.contents.epoch
+            && author.as_ref() == Some(&current.holder);
+        same.then(|| LeaseWrite { basis: Some(self.basis.clone()), contents: self.contents.clone() })
+    }
+
+    /// Whether `shown` is this very renewal (W2).
+    pub fn has_landed(&self, shown: &LeaseVersion) -> bool {
+        shown.write_id == Some(self.contents.write_id)
     }
 }
 

@@ -7,6 +7,7 @@ use std::{
 };
 
 use super::{
+    configuration::Electorate,
     document::{Document, ReleaseReason},
     lease::{ResourceVersion, Vacancy, WriteId},
     question::SurveyId,
@@ -23,6 +24,12 @@ use crate::{
 pub struct Memory {
     /// Own writes on the current version that may still land.
     pub writes: Vec<PendingWrite>,
+    /// Who could elect another leader by what my writes on this version say, whichever of them landed.
+    pub electorates: Option<(ResourceVersion, BTreeSet<Electorate>)>,
+    /// What I promised to a primary that could not renew.
+    pub promise: Option<Promise>,
+    /// Highest epoch that my supervisor was ordered to seal for another member; its report may not show it yet.
+    pub seal_ordered: Epoch,
     /// My tenure of the Lease.
     pub tenure: Option<Tenure>,
     /// A vacancy that I contend for.
@@ -89,8 +96,12 @@ pub struct PendingWrite {
 pub struct Tenure {
     /// Which epoch.
     pub epoch: Epoch,
-    /// When the last renewal that landed was decided (W2); the deadlines count from it.
+    /// When the last renewal that landed was decided (W2).
     pub renewed_at: BootTime,
+    /// When enough others were last asked, who then promised to take no part in an election, and for how long.
+    pub promised: Option<(BootTime, Duration)>,
+    /// A write of this very agent has landed: whatever an earlier one sent cannot land any more.
+    pub own: bool,
     /// Since when renewals have landed without a gap.
     pub unbroken_since: BootTime,
     /// L that the last landed version states.
@@ -99,6 +110,24 @@ pub struct Tenure {
     pub document: Document,
     /// Standbys of S that had everything when last looked, so that one of them could take over.
     pub caught_up: BTreeSet<DataId>,
+}
+
+impl Tenure {
+    /// What the deadlines that belong to `lease` count from: the last renewal that landed, or the last promises
+    /// that were enough and for so long.
+    pub fn counts_from(&self, lease: Duration) -> BootTime {
+        let promised = self.promised.filter(|(_, span)| *span >= lease);
+        promised.map_or(self.renewed_at, |(asked_at, _)| asked_at.max(self.renewed_at))
+    }
+}
+
+/// A promise to take no part in an election that rests on expiry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Promise {
+    /// Epoch of the primary that relies on it.
+    pub epoch: Epoch,
+    /// Until when.
+    pub until: BootTime,
 }
 
 /// A vacancy that I contend for.
@@ -178,6 +207,8 @@ pub enum Paced {
     Survey(Ordinal),
     /// A seal question to a member.
     Seal(Ordinal),
+    /// A renewal to be relayed, to all members.
+    Relay,
     /// An order to the supervisor.
     Order(OrderKind),
     /// Setting the synchronous names.

@@ -17,6 +17,11 @@
 //! - Facts may be old, never invented: a failed query leaves the old facts with their old time.
 //! - A question of a peer goes to [`answer`]; if that returns an order, the supervisor's answer to it goes to
 //!   [`conclude`], and the end of WAL in it to [`view::LocalWal`] as well.
+//! - A renewal to be relayed: the Lease is read, written if [`lease::Renewal::judge`] allows, and read again if
+//!   the write was not answered, all within [`relay_for`]. What was seen last goes to [`conclude_relay`], whose
+//!   memory holds before its reply is sent.
+//! - [`question::Reply::Shown`] becomes a sighting, `confirmed` when the question was asked, if the last sighting
+//!   came in before that.
 //! - [`memory::Memory`] starts as its default whenever the agent starts, and is never stored.
 //!
 //! # First start, as it goes
@@ -64,6 +69,7 @@ mod follow;
 mod handover;
 mod lead;
 mod members;
+mod promise;
 mod renewal;
 mod standing;
 mod sync;
@@ -72,6 +78,7 @@ mod turn;
 
 pub use ancestry::{Fate, fate};
 pub use answer::{Response, answer, conclude};
+pub use promise::{conclude_relay, relay_for};
 
 /// What an agent that remembers `memory` and observes `view` does next.
 pub fn decide(memory: &memory::Memory, view: &view::View) -> action::Decision {

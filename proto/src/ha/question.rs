@@ -1,9 +1,15 @@
-//! What members ask each other (ha.md section 4). Bodies of the peer API.
+//! What members ask each other (ha.md sections 4 and 6). Bodies of the peer API.
+
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{lease::WriteId, volume::Room};
+use super::{
+    lease::{LeaseVersion, Renewal, WriteId},
+    volume::Room,
+};
 use crate::{
+    clock::BootTime,
     identity::{DataId, Epoch},
     postgres::{SystemIdentifier, WalPosition},
 };
@@ -15,7 +21,7 @@ use crate::{
 pub struct SurveyId(pub WriteId);
 
 /// A question to a member.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Question {
     /// Where does your WAL end? No effect on the member.
@@ -23,8 +29,8 @@ pub enum Question {
     Survey {
         /// Repeated by the asker to match the answer.
         id: SurveyId,
-        /// The asker wants to lead because the Lease expired: who may have forgotten a promise must not
-        /// answer (L4).
+        /// The asker wants to lead because the Lease expired: who has promised, or may have forgotten a
+        /// promise (L4), must not answer.
         expired: bool,
     },
     /// I have claimed `epoch`: acknowledge nothing lower, ever again, and say where your WAL ends.
@@ -35,6 +41,21 @@ pub enum Question {
         /// As in the survey before the claim.
         expired: bool,
     },
+    /// I lead and cannot renew: write this for me, or promise to take no part in an election that rests on
+    /// expiry (ha.md section 6).
+    Relay(Box<Relay>),
+}
+
+/// A renewal to be relayed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Relay {
+    /// What the asker cannot write itself.
+    pub renewal: Renewal,
+    /// P: how long a promise binds from the moment it is made.
+    pub span: Duration,
+    /// When this was asked, on the asker's clock: what it counts a promise from. Nothing to anybody else.
+    pub asked_at: BootTime,
 }
 
 /// A member's answer.
@@ -52,6 +73,15 @@ pub enum Reply {
         data_id: DataId,
         /// Its exact end.
         position: WalPosition,
+    },
+    /// To a renewal: I could read the Lease after this was asked, and it shows this. The renewal has landed if
+    /// that bears its name; if it bears another's, the Lease has moved on.
+    Shown(Box<LeaseVersion>),
+    /// To a renewal: neither could I write it, and I am bound for its span.
+    #[serde(rename_all = "camelCase")]
+    Promised {
+        /// Whose data takes no part.
+        data_id: DataId,
     },
     /// Not now, or never.
     Refused(Refused),
@@ -80,6 +110,9 @@ pub struct Testimony {
 pub struct Refused {
     /// Highest epoch sealed, followed or opened, if it is known: a claim must be higher.
     pub sealed: Option<Epoch>,
+    /// It has promised the last primary to take no part: nobody may lead before that is over.
+    #[serde(default)]
+    pub promised: bool,
     /// For people.
     pub why: String,
 }

@@ -5,9 +5,10 @@ use std::time::Duration;
 use super::{
     document::Document,
     fence,
-    lease::{HolderField, Observed, Recorded, Sighting},
+    lease::{Held, HolderField, LeaseWrite, Observed, Recorded, Sighting},
     memory::{Paced, PendingWrite, Tenure},
     turn::Turn,
+    view::View,
 };
 use crate::{clock::BootTime, identity::Epoch};
 
@@ -60,11 +61,12 @@ fn renewed(turn: &mut Turn<'_>, observed: &Observed, write: &PendingWrite) {
                 tenure.unbroken_since = write.at;
             }
             tenure.renewed_at = tenure.renewed_at.max(write.at);
+            tenure.own = true;
             tenure.duration = duration;
             tenure.document = (**document).clone();
             tenure
         }
-        None => begun(epoch, write.at, duration, document),
+        None => Tenure { own: true, ..begun(epoch, write.at, duration, document) },
     };
     turn.memory.tenure = Some(tenure);
 }
@@ -73,6 +75,8 @@ fn begun(epoch: Epoch, at: BootTime, duration: Duration, document: &Document) ->
     Tenure {
         epoch,
         renewed_at: at,
+        promised: None,
+        own: false,
         unbroken_since: at,
         duration,
         document: document.clone(),
@@ -101,6 +105,7 @@ pub(super) fn tenure(turn: &mut Turn<'_>, observed: &Observed, document: &Docume
 /// Renews if it is time, or at once if the document should change.
 pub(super) fn renew(turn: &mut Turn<'_>, observed: &Observed, tenure: &Tenure, document: Document) {
     let view = turn.view;
+    let document = unless_broken(view, observed, tenure, document);
     let changed = match &observed.version.recorded {
         Recorded::Document(shown) => !same(shown, &document),
         Recorded::NeverInitialised | Recorded::Unreadable(_) => true,
@@ -111,8 +116,36 @@ pub(super) fn renew(turn: &mut Turn<'_>, observed: &Observed, tenure: &Tenure, d
     if !(changed || due || reprofiled) || !fence::may_renew(view, tenure) {
         return;
     }
-    let Some(held) = view.holder().and_then(|me| super::lease::Held::judge(observed, &me)) else { return };
-    turn.write(held.renew(view.lease.next_write, fence::next_lease(view, tenure), document));
+    if let Some(write) = draft(view, observed, tenure, document) {
+        turn.write(write);
+    }
+}
+
+/// The renewal of what this run holds.
+pub(super) fn draft(
+    view: &View,
+    observed: &Observed,
+    tenure: &Tenure,
+    document: Document,
+) -> Option<LeaseWrite> {
+    let held = Held::judge(observed, &view.holder()?)?;
+    Some(held.renew(view.lease.next_write, fence::next_lease(view, tenure), document))
+}
+
+/// Whether renewals have not landed for longer than chance explains.
+pub(super) fn is_broken(view: &View, tenure: &Tenure) -> bool {
+    view.now > tenure.renewed_at + fence::living_by(view, tenure.duration).renew_every + GAP
+}
+
+/// What to write: no change of the document while renewals do not land. First it must be clear that the Lease is
+/// still mine, and what rests on renewals having succeeded (a standby that leaves S) does not hold.
+fn unless_broken(view: &View, observed: &Observed, tenure: &Tenure, wanted: Document) -> Document {
+    match &observed.version.recorded {
+        Recorded::Document(shown) if is_broken(view, tenure) => {
+            Document { leader_lsn: wanted.leader_lsn, ..(**shown).clone() }
+        }
+        _ => wanted,
+    }
 }
 
 /// Equal but for the leader's position, which alone is worth no write of its own.

@@ -9,7 +9,7 @@ use super::{
     fence, follow, handover, lead,
     lease::{Claimable, HolderField, Lost, NotClaimable, Observed, Recorded, Sighting, Tenant, tenant},
     memory::Paced,
-    renewal, takeover,
+    promise, renewal, takeover,
     turn::Turn,
 };
 use crate::{
@@ -121,6 +121,9 @@ fn unreadable(turn: &mut Turn<'_>, observed: &Observed) {
 /// Another holds it, or nobody does.
 fn theirs(turn: &mut Turn<'_>, observed: &Observed, document: &Document) {
     turn.memory.bootstrap = None;
+    if promise::vouches(turn, &observed.version) {
+        return led(turn, observed, document);
+    }
     match Claimable::judge(observed, turn.view.now) {
         Err(NotClaimable::Alive { .. }) => led(turn, observed, document),
         Err(NotClaimable::Unconfirmed) => {

@@ -9,7 +9,8 @@ use super::{
     fence, handover,
     lease::{Claimable, Observed, Vacancy},
     memory::{Paced, Takeover, Tenure},
-    question::{Question, Reply},
+    promise,
+    question::Reply,
     renewal,
     turn::Turn,
     view::View,
@@ -69,7 +70,7 @@ enum Next {
 
 fn remembered(turn: &Turn<'_>, observed: &Observed) -> Takeover {
     let epoch = observed.version.epoch;
-    // An agent that restarted in between knows nothing of its claim; expired is the careful assumption (L4).
+    // An agent that restarted in between knows nothing of its claim.
     turn.memory.takeover.clone().filter(|takeover| takeover.epoch == epoch).unwrap_or(Takeover {
         epoch,
         since: turn.view.now,
@@ -86,6 +87,10 @@ fn remembered(turn: &Turn<'_>, observed: &Observed) -> Takeover {
 }
 
 fn step(turn: &mut Turn<'_>, takeover: &mut Takeover, document: &Document) -> Next {
+    // An election that rests on expiry: I must not count for it either.
+    if let Some(bound) = promise::bound(&turn.memory, turn.view).filter(|_| document.presumed) {
+        return Next::GiveUp(bound.why(), None);
+    }
     if let Some(next) = bring_up(turn, takeover) {
         return next;
     }
@@ -145,11 +150,10 @@ fn collect(view: &View, takeover: &mut Takeover, document: &Document) {
 }
 
 fn ask_to_seal(turn: &mut Turn<'_>, takeover: &Takeover, document: &Document) {
-    let question = Question::Seal { epoch: takeover.epoch, expired: takeover.vacancy == Vacancy::Expired };
     let me = turn.view.me.ordinal;
     for (member, data_id) in &document.members {
         if *member != me && !takeover.sealed.contains_key(data_id) {
-            turn.ask(*member, question);
+            turn.seal(*member, takeover.epoch, document.presumed);
         }
     }
 }
@@ -298,6 +302,7 @@ fn open(
         checkpointed: false,
     };
     let mut opened = document.clone();
+    opened.presumed = false;
     opened.history = document.history_of(end, opening);
     opened.configurations.extend(first_configuration(view, takeover.epoch, me, standbys));
     renewal::renew(turn, observed, tenure, opened);

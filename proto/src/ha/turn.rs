@@ -1,12 +1,13 @@
 //! One decision in the making: what is known, what has been decided so far, and the pacing of repetition.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use super::{
     action::{Action, Summary},
+    configuration::Electorate,
     lease::{LeaseWrite, Sighting},
     memory::{Memory, OrderKind, Paced, PendingWrite},
-    question::Question,
+    question::{Question, SurveyId},
     view::View,
     volume,
 };
@@ -82,24 +83,39 @@ impl<'a> Turn<'a> {
         if self.view.lease.busy || !self.due(Paced::Write, WRITE_RETRY) {
             return false;
         }
-        self.memory.writes.push(PendingWrite {
-            id: write.contents().write_id,
-            at: self.view.now,
-            basis: write.basis().cloned(),
-            holder: write.contents().holder.clone(),
-        });
+        self.remember(&write);
         self.actions.push(Action::WriteLease(write));
         true
     }
 
-    /// Asks a member, unless it was asked a moment ago.
-    pub(super) fn ask(&mut self, member: Ordinal, question: Question) {
-        let kind = match question {
-            Question::Survey { .. } => Paced::Survey(member),
-            Question::Seal { .. } => Paced::Seal(member),
-        };
-        if self.due(kind, ASK_RETRY) {
-            self.actions.push(Action::Ask { member, question });
+    /// Takes note of a write that goes out now and may land from now on.
+    pub(super) fn remember(&mut self, write: &LeaseWrite) {
+        let contents = write.contents();
+        self.memory.writes.push(PendingWrite {
+            id: contents.write_id,
+            at: self.view.now,
+            basis: write.basis().cloned(),
+            holder: contents.holder.clone(),
+        });
+        let Some(basis) = write.basis() else { return };
+        let electorate = Electorate::of(&contents.document);
+        match &mut self.memory.electorates {
+            Some((version, known)) if version == basis => drop(known.insert(electorate)),
+            other => *other = Some((basis.clone(), BTreeSet::from([electorate]))),
+        }
+    }
+
+    /// Asks a member for the end of its WAL, unless it was asked a moment ago.
+    pub(super) fn survey(&mut self, member: Ordinal, id: SurveyId, expired: bool) {
+        if self.due(Paced::Survey(member), ASK_RETRY) {
+            self.actions.push(Action::Ask { member, question: Question::Survey { id, expired } });
+        }
+    }
+
+    /// Asks a member to seal, unless it was asked a moment ago.
+    pub(super) fn seal(&mut self, member: Ordinal, epoch: Epoch, expired: bool) {
+        if self.due(Paced::Seal(member), ASK_RETRY) {
+            self.actions.push(Action::Ask { member, question: Question::Seal { epoch, expired } });
         }
     }
 

@@ -2,11 +2,14 @@
 //!
 //! All of it may be old. Nothing here is a promise; the rules say which age matters for what.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::{
     lease::{Sighting, WriteId},
-    question::{Reply, SurveyId},
+    question::{Relay, Reply, SurveyId},
 };
 use crate::{
     clock::BootTime,
@@ -166,6 +169,30 @@ pub struct PeerReplies {
     pub survey: Option<(SurveyId, Reply)>,
     /// To a seal: of which epoch, and what.
     pub seal: Option<(Epoch, Reply)>,
+    /// To a renewal to be relayed.
+    pub relay: Option<RelayReply>,
+}
+
+/// What a member answered to a renewal to be relayed. [`Reply::Shown`] is a sighting as well, if the question was
+/// asked after the last one came in.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RelayReply {
+    /// Epoch of the renewal.
+    pub epoch: Epoch,
+    /// When it was asked.
+    pub asked_at: BootTime,
+    /// For how long a promise was asked.
+    pub span: Duration,
+    /// The reply.
+    pub reply: Reply,
+}
+
+impl RelayReply {
+    /// The reply to `relay`.
+    pub fn new(relay: &Relay, reply: Reply) -> Self {
+        let epoch = relay.renewal.contents.epoch;
+        Self { epoch, asked_at: relay.asked_at, span: relay.span, reply }
+    }
 }
 
 /// Somebody wants another leader.

@@ -55,6 +55,7 @@ pub(crate) fn document() -> Document {
         system_identifier: SYSTEM,
         leader_lsn: None,
         release: None,
+        presumed: false,
     }
 }
 

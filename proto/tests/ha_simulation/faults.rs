@@ -19,6 +19,8 @@ pub(crate) enum Fault {
     Isolate(usize),
     CutPeers(usize, usize),
     ApiDown,
+    /// Reads are answered, writes fail.
+    ApiReadOnly,
     LoseWriteAnswers,
     Freeze(usize, u64),
     /// A paused virtual machine: its clock stands still meanwhile.
@@ -87,6 +89,7 @@ impl World {
                 self.cut.insert((a.min(b), a.max(b)));
             }
             Fault::ApiDown => self.api_up = false,
+            Fault::ApiReadOnly => self.api_read_only = true,
             Fault::LoseWriteAnswers => self.writes_lost = 50,
             Fault::Freeze(node, micros) => {
                 self.honest = false;
@@ -112,6 +115,7 @@ impl World {
 
     pub(crate) fn heal(&mut self) {
         self.api_up = true;
+        self.api_read_only = false;
         self.api_cut.clear();
         self.cut.clear();
         self.writes_lost = 0;

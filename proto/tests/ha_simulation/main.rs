@@ -6,6 +6,7 @@
 mod dice;
 mod faults;
 mod mutants;
+mod outage;
 mod server;
 mod servers;
 mod volumes;

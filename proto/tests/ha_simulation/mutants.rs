@@ -26,6 +26,12 @@ pub(crate) enum Mutant {
     AnyVersion,
     /// L2: the supervisor has no fence.
     NoFence,
+    /// Findings: one promise is taken for everybody's.
+    PromiseOfOne,
+    /// Review S-4a, L4: an agent that restarted answers as if it knew what it had promised.
+    PromiseForgotten,
+    /// Review S-4d: the span that a primary counts on is the one that was promised, whatever clocks do.
+    PromiseTooShort,
 }
 
 impl World {
@@ -39,11 +45,14 @@ type Schedule = fn(&mut World) -> Vec<(u64, Fault)>;
 
 /// Runs seeds until a safety property is violated; says by which seed and how.
 pub(crate) fn hunt(mutant: Option<Mutant>, seeds: Range<u64>, schedule: Schedule) -> Option<(u64, String)> {
-    seeds.into_iter().find_map(|seed| {
-        let run = catch_unwind(AssertUnwindSafe(|| play(mutant, seed, schedule)));
-        let message = run.err()?.downcast::<String>().map_or_else(|_| String::new(), |text| *text);
-        ["S1:", "S2:", "S3:"].iter().any(|name| message.contains(name)).then_some((seed, message))
-    })
+    seeds.into_iter().find_map(|seed| Some((seed, violation(|| play(mutant, seed, schedule))?)))
+}
+
+/// How a play violated a safety property, if it did.
+fn violation(play: impl FnOnce()) -> Option<String> {
+    let run = catch_unwind(AssertUnwindSafe(play));
+    let message = run.err()?.downcast::<String>().map_or_else(|_| String::new(), |text| *text);
+    ["S1:", "S2:", "S3:"].iter().any(|name| message.contains(name)).then_some(message)
 }
 
 fn play(mutant: Option<Mutant>, seed: u64, schedule: Schedule) {
@@ -123,6 +132,12 @@ fn caught(mutant: Mutant, first: u64, schedule: Schedule) {
     if let Some((seed, message)) = found {
         eprintln!("{mutant:?}: seed {seed}: {}", message.lines().next().unwrap_or_default());
     }
+}
+
+/// One of the plays must violate S1 to S3 under `mutant`.
+pub(crate) fn found(mutant: Mutant, mut seeds: Range<u64>, play: fn(Option<Mutant>, u64)) {
+    let caught = seeds.find_map(|seed| violation(|| play(Some(mutant), seed)));
+    assert!(caught.is_some(), "{mutant:?} was not caught");
 }
 
 /// So many runs may pass before a mutant must have been caught.

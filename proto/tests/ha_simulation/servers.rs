@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proto::{
+    clock::BootTime,
     ha::{
         lease::Sighting,
         memory::Memory,
@@ -40,6 +41,7 @@ impl World {
                 memory: Memory::default(),
                 started: local,
                 sighting: Sighting::NotYet,
+                sighted_at: BootTime::default(),
                 busy_until: 0,
                 refused: None,
                 wal: LocalWal::default(),

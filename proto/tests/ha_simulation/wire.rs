@@ -128,14 +128,24 @@ impl World {
             }
             Message::Question { from, to, question } => self.question(from, to, question),
             Message::Reply { from, to, question, reply } => {
+                if let Question::Relay(relay) = &question {
+                    self.note_relay(from, to, relay, reply.clone());
+                }
                 if let Some(agent) = &mut self.nodes[to].agent {
                     let peer = agent.peers.entry(Ordinal(u8::try_from(from).unwrap())).or_default();
                     match question {
                         Question::Survey { id, .. } => peer.survey = Some((id, reply)),
                         Question::Seal { epoch, .. } => peer.seal = Some((epoch, reply)),
+                        Question::Relay(_) => {}
                     }
                     agent.next_decision = 0;
                 }
+            }
+            Message::RelayArrives { member, asker, agent, relay, deadline } => {
+                self.relay_arrives(member, asker, agent, relay, deadline);
+            }
+            Message::RelayDone { member, asker, agent, relay, shown } => {
+                self.relay_done(member, asker, agent, &relay, shown);
             }
             Message::Flushed { primary, run, data_id, lsn } => self.flushed(primary, run, data_id, lsn),
             Message::Walsender { primary, run, data_id } => {
@@ -192,15 +202,24 @@ impl World {
             self.answer_request(node, sent, deadline, None, refused);
             return;
         }
-        self.check_write(write.contents());
-        self.lease.version = self.fresh();
-        self.lease.contents = Some(write.contents().clone());
-        self.notify();
+        if self.api_read_only {
+            self.answer_request(node, sent, deadline, None, None);
+            return;
+        }
+        self.store(write.contents());
         let sighting = self.sighting(sent);
         let lost = self.writes_lost;
         if !self.dice.percent(lost) {
             self.answer_request(node, sent, deadline, Some(sighting), None);
         }
+    }
+
+    /// The API server takes a write.
+    pub(crate) fn store(&mut self, contents: &Contents) {
+        self.check_write(contents);
+        self.lease.version = self.fresh();
+        self.lease.contents = Some(contents.clone());
+        self.notify();
     }
 
     /// The watch: a hint to read.
@@ -281,8 +300,9 @@ impl World {
                     new.confirmed = old.confirmed.max(sent);
                 }
                 agent.sighting = Sighting::Seen(new);
+                agent.sighted_at = local;
             }
-            Some(other) => agent.sighting = other,
+            Some(other) => (agent.sighting, agent.sighted_at) = (other, local),
             None => {}
         }
     }
@@ -297,6 +317,7 @@ impl World {
         agent.memory = memory;
         let reply = match response {
             Response::Reply(reply) => reply,
+            Response::Relay(relay) => return self.relay(to, from, relay),
             Response::Order(order) => {
                 let (local, now) = (self.local(to), self.now);
                 if self.hangs(to) {

@@ -10,10 +10,10 @@ use proto::{
     ha::{
         self,
         action::{Event, Summary},
-        lease::{Contents, LeaseWrite, Sighting, WriteId},
+        lease::{Contents, LeaseVersion, LeaseWrite, Sighting, WriteId},
         memory::Memory,
         profile::Profile,
-        question::{Question, Reply},
+        question::{Question, Relay, Reply},
         view::{LeaseView, LocalWal, Me, PeerReplies, Supervisor, SwitchoverRequest, Verified, View},
     },
     identity::{DataId, Epoch, Ordinal},
@@ -61,6 +61,8 @@ pub(crate) struct Agent {
     pub(crate) memory: Memory,
     pub(crate) started: BootTime,
     pub(crate) sighting: Sighting,
+    /// When it came in.
+    pub(crate) sighted_at: BootTime,
     pub(crate) busy_until: u64,
     pub(crate) refused: Option<WriteId>,
     pub(crate) wal: LocalWal,
@@ -115,6 +117,20 @@ pub(crate) enum Message {
         question: Question,
         reply: Reply,
     },
+    RelayArrives {
+        member: usize,
+        asker: usize,
+        agent: BootTime,
+        relay: Box<Relay>,
+        deadline: u64,
+    },
+    RelayDone {
+        member: usize,
+        asker: usize,
+        agent: BootTime,
+        relay: Box<Relay>,
+        shown: Option<LeaseVersion>,
+    },
     Flushed {
         primary: usize,
         run: u64,
@@ -151,6 +167,7 @@ pub(crate) struct World {
     pub(crate) nodes: Vec<Node>,
     pub(crate) lease: Stored,
     pub(crate) api_up: bool,
+    pub(crate) api_read_only: bool,
     pub(crate) api_cut: BTreeSet<usize>,
     pub(crate) writes_lost: u64,
     pub(crate) cut: BTreeSet<(usize, usize)>,
@@ -213,6 +230,7 @@ impl World {
             nodes,
             lease: Stored { version: 1, contents: None },
             api_up: true,
+            api_read_only: false,
             api_cut: BTreeSet::new(),
             writes_lost: 0,
             cut: BTreeSet::new(),
@@ -337,7 +355,10 @@ impl World {
         let agent = this.agent.as_ref().unwrap();
         View {
             now: local,
-            started_at: agent.started,
+            started_at: match self.is(Mutant::PromiseForgotten) {
+                true => BootTime::default(),
+                false => agent.started,
+            },
             me: Me {
                 ordinal: Ordinal(u8::try_from(node).unwrap()),
                 pod: format!("db-{node}"),
