@@ -4,10 +4,12 @@
 //! |---|---|---|
 //! | `install` | init container | puts the binary where both containers reach it |
 //! | `supervise` | PID 1 of `postgres` | owns every `PostgreSQL` process and enforces the fence |
+//! | `timeline` | `kubectl exec` | shows what all members saw and did |
 //! | `run` | native sidecar | lease, elections, labels, HTTP; tells the supervisor what to do |
 
 mod boot_clock;
 mod chain;
+mod chronicle;
 mod cluster;
 mod driver;
 mod environment;
@@ -53,6 +55,8 @@ enum Command {
     /// Started by `supervise`: enforces the same fence from a second process
     #[command(hide = true)]
     Twin,
+    /// Show what all members saw and did, in the order of time
+    Timeline(chronicle::command::Options),
     /// Run the sidecar: lease, elections, labels, HTTP
     Run,
 }
@@ -68,8 +72,9 @@ fn main() -> anyhow::Result<()> {
         Command::Install { target } => install::install(&target).context("installing the agent"),
         Command::Run => {
             log_to_stderr();
-            sidecar()
+            block_on(run::run())
         }
+        Command::Timeline(options) => block_on(chronicle::command::run(&options)),
         Command::Supervise(layout) => {
             log_to_stderr();
             supervisor::run(layout)
@@ -78,7 +83,7 @@ fn main() -> anyhow::Result<()> {
     }
 }
 
-fn sidecar() -> anyhow::Result<()> {
+fn block_on(task: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     rustls::crypto::ring::default_provider()
         .install_default()
         .map_err(|_| anyhow::anyhow!("a TLS provider was installed twice"))?;
@@ -88,7 +93,7 @@ fn sidecar() -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("starting the runtime")?
-        .block_on(run::run())
+        .block_on(task)
 }
 
 /// Lines of JSON on standard error; `RUST_LOG` chooses what.

@@ -19,6 +19,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    chronicle::Chronicle,
     cluster,
     driver::{Driver, Hands, Inputs},
     environment, http, journal, lease, link,
@@ -127,6 +128,7 @@ async fn assemble(
     let metrics = Arc::new(Metrics::new(&me.database, &me.namespace));
     let (incoming_in, incoming) = mpsc::channel(INCOMING_QUEUE);
     let inputs = Inputs { contact, lease: lease_state, reading, config, pod, verifiers, incoming, shutdown };
+    let chronicle = Chronicle::new(&me.pod, &me.database);
     let hands = Hands {
         link,
         lease,
@@ -135,6 +137,7 @@ async fn assemble(
         pods,
         journal,
         metrics: Arc::clone(&metrics),
+        chronicle: chronicle.clone(),
         socket_directory: RUN_DIR.into(),
         hurry,
     };
@@ -142,7 +145,7 @@ async fn assemble(
     let (driver, published) = Driver::new(me, inputs, hands);
     let shared = http::Shared { published: published.clone(), metrics, peers, database, namespace };
     tasks.add("http", serving::serve(listeners.http, http::routes(shared), None));
-    let routes = peer::server::routes(incoming_in, published);
+    let routes = peer::server::routes(incoming_in, published, chronicle);
     tasks.add("peer server", serving::serve(listeners.peer, routes, Some(credentials)));
     Ok(driver)
 }

@@ -49,6 +49,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     boot_clock,
+    chronicle::Chronicle,
     journal::Journal,
     lease::{LeaseRequests, LeaseState, Pace, Request, relay::Relayer},
     link::{Contact, Link},
@@ -103,6 +104,8 @@ pub(crate) struct Hands {
     pub(crate) journal: Journal,
     /// Counters.
     pub(crate) metrics: Arc<Metrics>,
+    /// What is told later.
+    pub(crate) chronicle: Chronicle,
     /// Directory of the server's socket.
     pub(crate) socket_directory: Arc<str>,
     /// Has SQL facts read at once.
@@ -216,7 +219,9 @@ impl Driver {
         let decision = ha::decide(&self.memory, &view);
         self.memory = decision.memory;
         self.summary = decision.summary;
+        self.hands.chronicle.look(&view, &self.memory, &self.summary);
         for action in decision.actions {
+            self.hands.chronicle.begins(&action, self.summary.epoch);
             self.begin(action);
         }
         self.note_server(&view);

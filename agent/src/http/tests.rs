@@ -111,6 +111,7 @@ async fn other_paths() {
         // Only with a certificate, on the other port.
         ("/switchover", StatusCode::NOT_FOUND),
         ("/question", StatusCode::NOT_FOUND),
+        ("/timeline", StatusCode::NOT_FOUND),
     ] {
         assert_eq!(code("primary", path).await, wanted.as_u16(), "{path}");
     }

@@ -6,7 +6,10 @@ use proto::{
     ha::question::{Question, Reply},
     identity::Ordinal,
     pod::{PEER_PORT, member_host},
-    wire::peer::{QUESTION_PATH, STATUS_PATH, Status},
+    wire::{
+        chronicle::{Chronicle, TIMELINE_PATH},
+        peer::{QUESTION_PATH, STATUS_PATH, Status},
+    },
 };
 use reqwest::RequestBuilder;
 use serde::de::DeserializeOwned;
@@ -119,6 +122,12 @@ impl Peers {
     /// Asks a member for its status.
     pub(crate) async fn status(&self, member: Ordinal) -> Result<Status, AskError> {
         receive(member, self.http().get(self.url(member, STATUS_PATH)).timeout(STATUS_TIMEOUT)).await
+    }
+
+    /// Asks a member what it saw and did.
+    pub(crate) async fn chronicle(&self, member: Ordinal) -> Result<Chronicle, AskError> {
+        let request = self.http().get(self.url(member, TIMELINE_PATH));
+        receive(member, request.timeout(QUESTION_TIMEOUT)).await
     }
 
     fn http(&self) -> reqwest::Client {

@@ -10,14 +10,17 @@ use axum::{
 };
 use proto::{
     ha::question::{Question, Refused as RefusedQuestion, Reply},
-    wire::peer::{Accepted, QUESTION_PATH, Refused, STATUS_PATH, SWITCHOVER_PATH, Status, Switchover},
+    wire::{
+        chronicle::{Chronicle as Told, TIMELINE_PATH},
+        peer::{Accepted, QUESTION_PATH, Refused, STATUS_PATH, SWITCHOVER_PATH, Status, Switchover},
+    },
 };
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::timeout,
 };
 
-use crate::published::Published;
+use crate::{chronicle::Chronicle, published::Published};
 
 /// Most bodies are a few hundred bytes; a renewal to be relayed bears the Lease's document, whose history of a
 /// hundred openings takes 11 KiB.
@@ -49,16 +52,22 @@ pub(crate) enum SwitchoverRefusal {
 struct Shared {
     incoming: mpsc::Sender<Incoming>,
     published: watch::Receiver<Arc<Published>>,
+    chronicle: Chronicle,
 }
 
 /// The routes.
-pub(crate) fn routes(incoming: mpsc::Sender<Incoming>, published: watch::Receiver<Arc<Published>>) -> Router {
+pub(crate) fn routes(
+    incoming: mpsc::Sender<Incoming>,
+    published: watch::Receiver<Arc<Published>>,
+    chronicle: Chronicle,
+) -> Router {
     Router::new()
         .route(QUESTION_PATH, post(question))
         .route(STATUS_PATH, get(status))
         .route(SWITCHOVER_PATH, post(switchover))
+        .route(TIMELINE_PATH, get(timeline))
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .with_state(Shared { incoming, published })
+        .with_state(Shared { incoming, published, chronicle })
 }
 
 async fn question(State(shared): State<Shared>, Json(question): Json<Question>) -> Json<Reply> {
@@ -79,6 +88,10 @@ async fn question(State(shared): State<Shared>, Json(question): Json<Question>) 
 
 async fn status(State(shared): State<Shared>) -> Json<Status> {
     Json(shared.published.borrow().status.clone())
+}
+
+async fn timeline(State(shared): State<Shared>) -> Json<Told> {
+    Json(shared.chronicle.tell())
 }
 
 async fn switchover(

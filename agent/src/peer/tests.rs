@@ -9,7 +9,10 @@ use proto::{
         view::Me,
     },
     identity::Ordinal,
-    wire::peer::{QUESTION_PATH, STATUS_PATH, Status},
+    wire::{
+        chronicle::{Chronicle as Told, TIMELINE_PATH},
+        peer::{QUESTION_PATH, STATUS_PATH, Status},
+    },
 };
 use tokio::{
     net::TcpListener,
@@ -19,6 +22,7 @@ use tokio::{
 
 use super::server::{Incoming, routes};
 use crate::{
+    chronicle::Chronicle,
     published::Published,
     serving::serve,
     tls::{
@@ -53,7 +57,8 @@ async fn member(authority: &Authority) -> SocketAddr {
             reply.send(Reply::Empty).unwrap();
         }
     });
-    tokio::spawn(serve(listener, routes(incoming_in, published), Some(current)));
+    let routes = routes(incoming_in, published, Chronicle::new("db-0", "db"));
+    tokio::spawn(serve(listener, routes, Some(current)));
     address
 }
 
@@ -78,6 +83,8 @@ async fn a_member_is_answered() {
     let client = client(&credentials(&authority, "db-1.db-headless.prod.svc"), address);
     let status: Status = client.get(url(address, STATUS_PATH)).send().await.unwrap().json().await.unwrap();
     assert_eq!(status.pod, "db-0");
+    let told = client.get(url(address, TIMELINE_PATH)).send().await.unwrap();
+    assert_eq!(told.json::<Told>().await.unwrap().pod, "db-0");
     let question = Question::Survey { id: SurveyId(WriteId(1)), expired: false };
     let answer = client.post(url(address, QUESTION_PATH)).json(&question).send().await.unwrap();
     assert_eq!(answer.json::<Reply>().await.unwrap(), Reply::Empty);

@@ -4,6 +4,7 @@
 //! binaries understand each other during an upgrade.
 
 pub mod backup;
+pub mod chronicle;
 pub mod config;
 pub mod http;
 pub mod peer;

@@ -5,6 +5,7 @@
 //! |---|---|---|
 //! | `POST /question` | [`crate::ha::question::Question`] | [`crate::ha::question::Reply`] |
 //! | `GET /status` | | [`Status`] |
+//! | `GET /timeline` | | [`super::chronicle::Chronicle`] |
 //! | `POST /switchover` | [`Switchover`] | when the leader has released: 202 and [`Accepted`]; 409 if another member leads, 412 if nobody could take over, 503 without an outcome: [`Refused`] |
 
 use jiff::Timestamp;
