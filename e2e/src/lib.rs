@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod cargo;
+pub mod chaos;
 pub mod csi;
 pub mod demo;
 pub mod fault;

@@ -10,6 +10,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use e2e::bench;
+use e2e::chaos;
 use e2e::csi::serve::{self, Setup};
 use e2e::demo;
 use e2e::images;
@@ -42,6 +43,8 @@ enum Action {
     Demo,
     /// Measures times, memory and image sizes against their targets
     Bench(bench::Options),
+    /// Breaks a Database in ways drawn from a seed, again and again, and checks what clients saw
+    Chaos(chaos::Options),
     /// Runs every check and test; brings the lab up and takes it down where there was none
     Test(suite::Options),
     /// Starts a shell with kubectl in PATH and KUBECONFIG set
@@ -89,6 +92,7 @@ async fn act(action: Action) -> Result<()> {
         Action::Status => status().await,
         Action::LoadImage { images } => load_images(&images).await,
         Action::Demo => demo::run().await,
+        Action::Chaos(options) => chaos::run(&options).await,
         Action::Bench(options) => bench::run(&options).await,
         Action::Test(options) => test(options).await,
         Action::Shell => shell().await,

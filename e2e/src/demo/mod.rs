@@ -81,11 +81,11 @@ async fn break_primary(stage: &Stage, database: &Database) -> Result<()> {
         }
     };
     let report = survive(database, COUNT, WHOLE_LIMIT, kill).await?;
-    ensure!(report.not_durable == 0, "{} commits were on one instance only", report.not_durable);
+    ensure!(report.work.not_durable == 0, "{} commits were on one instance only", report.work.not_durable);
     say(&format!("writes stopped for {:.2} s; {} leads now", report.outage.as_secs_f64(), report.leaders.1));
     say(&format!(
         "{} rows were acknowledged, and every one of them is on every instance",
-        report.acknowledged
+        report.work.acknowledged
     ));
     say(&format!("all {COUNT} instances serve again {:.1} s after the kill", report.whole.as_secs_f64()));
     Ok(())

@@ -9,7 +9,7 @@ use clap::ValueEnum;
 
 use super::undo::Undo;
 use crate::lab::Node;
-use crate::lab::addresses::API_SERVER;
+use crate::lab::addresses::{API_SERVER, HOST};
 use crate::lab::network::{NODE_LINK, run_in};
 
 /// What the node is cut off from. Each is a partition of its own: a node can be cut off from two and one of
@@ -20,6 +20,8 @@ pub enum From {
     Api,
     /// The other nodes and their pods; the API server is still reached.
     Peers,
+    /// Clients outside of the cluster, which the host's programs are; everything in it still works.
+    Clients,
     /// Everything.
     All,
 }
@@ -95,6 +97,7 @@ fn far_side(node: &Node, from: From) -> impl Iterator<Item = String> {
     let far = match from {
         From::Api => vec![API_SERVER.to_string()],
         From::Peers => node.others().flat_map(|other| [other.address().to_string(), other.pods()]).collect(),
+        From::Clients => vec![HOST.to_string()],
         From::All => vec!["0.0.0.0/0".to_owned()],
     };
     far.into_iter()
@@ -109,7 +112,18 @@ impl fmt::Display for From {
         f.write_str(match self {
             Self::Api => "api",
             Self::Peers => "peers",
+            Self::Clients => "clients",
             Self::All => "all",
+        })
+    }
+}
+
+impl fmt::Display for Direction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Both => "both directions",
+            Self::Inbound => "inbound",
+            Self::Outbound => "outbound",
         })
     }
 }

@@ -110,6 +110,7 @@ pub async fn leads(database: &Database, pod: &Pod) -> Result<()> {
     wait::until(&format!("{} to lead", pod.name), TAKE_OVER_LIMIT, look).await.map(drop)
 }
 
-fn node_of(pod: &Pod) -> Result<String> {
+/// The node that a pod is on.
+pub fn node_of(pod: &Pod) -> Result<String> {
     pod.node.clone().with_context(|| format!("{} is on no node", pod.name))
 }

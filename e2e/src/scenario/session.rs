@@ -101,8 +101,18 @@ impl Session {
 
     /// Runs one statement in a transaction of its own. An error leaves open whether it was committed.
     pub async fn execute(&self, statement: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Outcome> {
+        self.execute_within(statement, parameters, STATEMENT_LIMIT).await
+    }
+
+    /// The same with patience of one's own.
+    pub async fn execute_within(
+        &self,
+        statement: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+        limit: Duration,
+    ) -> Result<Outcome> {
         self.not_durable.store(false, Ordering::SeqCst);
-        let rows = self.query(statement, parameters, STATEMENT_LIMIT).await?;
+        let rows = self.query(statement, parameters, limit).await?;
         Ok(match self.not_durable.load(Ordering::SeqCst) {
             true => Outcome::NotDurable,
             false => Outcome::Acknowledged(rows),

@@ -8,13 +8,15 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
+pub use super::load::create_tables;
 use super::{
     database::Database,
-    intruder::{self, Intruders},
-    session::Session,
+    load::{Load, Size, Work},
+    ordeal::Ordeal,
+    trouble::{Ground, INSTANCES, WHOLE_LIMIT},
     verdict,
     wait::{self, say},
-    writer::{self, Record, Writer},
+    writer::Writer,
 };
 
 /// Writes before the fault, so that there is something to lose.
@@ -22,7 +24,7 @@ const BEFORE: usize = 50;
 /// Writes after everything is whole again, so that it is known to work.
 const AFTER: usize = 20;
 /// For a number of writes of a few milliseconds each.
-const WRITES_LIMIT: Duration = Duration::from_mins(1);
+pub(super) const WRITES_LIMIT: Duration = Duration::from_mins(1);
 
 /// How a fault went.
 #[derive(Clone, Debug)]
@@ -31,12 +33,8 @@ pub struct Report {
     pub outage: Duration,
     /// From the fault until all instances served again.
     pub whole: Duration,
-    /// Rows that were acknowledged, all of which are there.
-    pub acknowledged: usize,
-    /// Statements and connections that failed.
-    pub failures: u64,
-    /// Commits of which the server said that no standby has them.
-    pub not_durable: u64,
+    /// What the clients did.
+    pub work: Work,
     /// Who led before and after.
     pub leaders: (String, String),
 }
@@ -48,15 +46,15 @@ impl fmt::Display for Report {
             "outage {:.2} s, whole after {:.1} s, {} rows acknowledged and present, {} failed attempts, {} -> {}",
             self.outage.as_secs_f64(),
             self.whole.as_secs_f64(),
-            self.acknowledged,
-            self.failures,
+            self.work.acknowledged,
+            self.work.failures,
             self.leaders.0,
             self.leaders.1
         )
     }
 }
 
-/// Breaks `database` of `count` instances by `fault` under load, and shows that it comes back whole within
+/// Breaks `database` of `count` instances by `fault` under a light load, and shows that it comes back whole within
 /// `limit`, that nothing acknowledged is lost, and that there was at most one primary at any time.
 pub async fn survive(
     database: &Database,
@@ -64,46 +62,46 @@ pub async fn survive(
     limit: Duration,
     fault: impl AsyncFnOnce() -> Result<()>,
 ) -> Result<Report> {
+    survive_under(database, Size::LIGHT, count, limit, fault).await
+}
+
+/// The same under any load.
+pub async fn survive_under(
+    database: &Database,
+    size: Size<'_>,
+    count: usize,
+    limit: Duration,
+    fault: impl AsyncFnOnce() -> Result<()>,
+) -> Result<Report> {
     verdict::whole(database, count, limit).await.context("before the fault")?;
     let before = database.primary().await?.name;
-    create_tables(database).await?;
-    let writer = Writer::start(database.read_write().await?, jiff::Timestamp::now().as_microsecond());
-    let intruders = Intruders::start(database.clone());
-    written(&writer, BEFORE).await.context("before the fault")?;
+    let load = Load::start(database, size).await?;
+    written(load.writer(), BEFORE).await.context("before the fault")?;
 
     let moment = Instant::now();
-    let broken = fault().await.context("the fault could not be injected");
-    let whole = match broken {
-        Ok(()) => verdict::whole(database, count, limit).await,
-        Err(error) => Err(error),
-    };
-    let written = match &whole {
-        Ok(_) => written(&writer, writer.count() + AFTER).await,
-        Err(_) => Ok(()),
-    };
-    let record = writer.stop().await?;
-    let accepted = intruders.stop().await?;
-    let whole = whole.with_context(|| format!("the writer's last failure: {:?}", record.last_failure))?;
-    written?;
-    judge(database, &record, &accepted).await?;
+    fault().await.context("the fault could not be injected")?;
+    let failure = || format!("the writer's last failure: {:?}", load.writer().so_far().last_failure);
+    let whole = verdict::whole(database, count, limit).await.with_context(failure)?;
+    written(load.writer(), load.writer().count() + AFTER).await?;
+    let (work, record) = load.stop(database).await?;
+    say(&format!("{work}"));
     Ok(Report {
         outage: record.outage(moment),
         whole,
-        acknowledged: record.acknowledged.len(),
-        failures: record.failures,
-        not_durable: record.not_durable,
+        work,
         leaders: (before, database.primary().await?.name),
     })
 }
 
-/// Creates what the writers write.
-pub async fn create_tables(database: &Database) -> Result<()> {
-    let access = database.read_write().await?;
-    let session = Session::open_patiently(&access).await?;
-    for table in [writer::TABLE, intruder::TABLE] {
-        session.query(table, &[], WRITES_LIMIT).await?;
-    }
-    Ok(())
+/// An ordeal under everything that could show that it does harm.
+pub async fn survive_ordeal(ground: &Ground, ordeal: &Ordeal) -> Result<Report> {
+    say(&format!("begins: {ordeal}"));
+    let size = Size::full(ground.lab.nodes());
+    let undergo = async || ordeal.undergo(ground).await;
+    let report = survive_under(&ground.database, size, INSTANCES, WHOLE_LIMIT, undergo).await;
+    let report = report.with_context(|| ordeal.to_string())?;
+    say(&format!("{ordeal}: {report}"));
+    Ok(report)
 }
 
 /// Waits until `count` writes are acknowledged.
@@ -119,12 +117,4 @@ pub async fn written(writer: &Writer, count: usize) -> Result<()> {
         Ok(())
     };
     wait::until(&format!("{count} acknowledged writes"), WRITES_LIMIT, enough).await.map(drop)
-}
-
-async fn judge(database: &Database, record: &Record, accepted: &[intruder::Accepted]) -> Result<()> {
-    verdict::nothing_lost(database, record).await?;
-    ensure!(!accepted.is_empty(), "no direct writer got through, not even on the primary");
-    intruder::at_most_one_primary(accepted)?;
-    say(&format!("{} direct writes were accepted, by one primary at a time", accepted.len()));
-    Ok(())
 }
