@@ -6,6 +6,7 @@ pub mod chaos;
 pub mod csi;
 pub mod demo;
 pub mod fault;
+pub mod figures;
 pub mod images;
 pub mod lab;
 pub mod s3;

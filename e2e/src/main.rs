@@ -13,6 +13,7 @@ use e2e::bench;
 use e2e::chaos;
 use e2e::csi::serve::{self, Setup};
 use e2e::demo;
+use e2e::figures;
 use e2e::images;
 use e2e::lab::Lab;
 use e2e::suite;
@@ -45,6 +46,8 @@ enum Action {
     Bench(bench::Options),
     /// Breaks a Database in ways drawn from a seed, again and again, and checks what clients saw
     Chaos(chaos::Options),
+    /// Measures how long writes stop in each fault, and where the time goes
+    Figures(figures::Options),
     /// Runs every check and test; brings the lab up and takes it down where there was none
     Test(suite::Options),
     /// Starts a shell with kubectl in PATH and KUBECONFIG set
@@ -93,6 +96,7 @@ async fn act(action: Action) -> Result<()> {
         Action::LoadImage { images } => load_images(&images).await,
         Action::Demo => demo::run().await,
         Action::Chaos(options) => chaos::run(&options).await,
+        Action::Figures(options) => figures::run(&options).await,
         Action::Bench(options) => bench::run(&options).await,
         Action::Test(options) => test(options).await,
         Action::Shell => shell().await,

@@ -52,9 +52,24 @@ async fn trial(database: &Database, name: &str, fault: impl AsyncFnOnce() -> Res
 async fn the_postmaster_is_killed() -> Result<()> {
     let (stage, database) = ground().await?;
     let Some(lab) = stage.cluster.lab_for(Fault::Container) else { return Ok(()) };
-    trial(&database, "postmaster SIGKILL", async || fault::kill_postmaster(lab, &database).await)
-        .await
-        .map(drop)
+    let fault = async || fault::kill_postmaster(lab, &database).await;
+    let report = trial(&database, "postmaster SIGKILL", fault).await?;
+    the_members_tell_it(&database, &report.leaders.1).await
+}
+
+/// As a person on call would ask, from the pod that did not lead before.
+async fn the_members_tell_it(database: &Database, leader: &str) -> Result<()> {
+    let timeline = ["exec", leader, "-c", "agent", "--", "/agent", "timeline", "--last", "5m"];
+    let text = database.kubectl(&timeline).await?;
+    println!("{text}");
+    for told in ["stopped: ", "contends: ", "order      promote to timeline ", "is primary to clients"] {
+        ensure!(text.contains(told), "nobody tells {told:?}");
+    }
+    for pod in database.pods().await? {
+        ensure!(text.contains(&format!("{}: remembers ", pod.name)), "{} told nothing", pod.name);
+    }
+    ensure!(text.contains(&format!("{leader} opened epoch ")), "{leader} did not open an epoch");
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

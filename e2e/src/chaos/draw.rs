@@ -56,7 +56,7 @@ fn step(dice: &mut Dice) -> Step {
 
 fn trouble(dice: &mut Dice) -> Trouble {
     let who = if dice.percent(PRIMARY) { Who::Primary } else { Who::Standby };
-    match dice.below(20) {
+    match dice.below(22) {
         0 | 1 => Trouble::PostmasterKilled(who),
         2 => Trouble::ContainerKilled(who),
         3 => Trouble::AgentKilled(who),
@@ -75,7 +75,9 @@ fn trouble(dice: &mut Dice) -> Trouble {
         16 | 17 => {
             dice.one_of(&[Trouble::ApiDown, Trouble::ApiHangs, Trouble::ApiFails, Trouble::ApiReadOnly])
         }
-        18 => Trouble::OperatorAbsent,
+        18 => Trouble::DiskHangs(who),
+        19 => Trouble::DiskFull(who),
+        20 => Trouble::OperatorAbsent,
         _ => Trouble::Switchover,
     }
 }
@@ -121,8 +123,8 @@ mod tests {
             all.iter().flat_map(|step| &step.ordeal.troubles).map(Trouble::to_string).collect();
         kinds.sort();
         kinds.dedup();
-        // 10 kinds for primary and standby, 12 partitions for either, four of the API server, two without a place.
-        assert_eq!(kinds.len(), 10 * 2 + 12 * 2 + 4 + 2, "{kinds:#?}");
+        // 12 kinds for primary and standby, 12 partitions for either, four of the API server, two without a place.
+        assert_eq!(kinds.len(), 12 * 2 + 12 * 2 + 4 + 2, "{kinds:#?}");
         for step in &all {
             assert!(step.rest <= Duration::from_secs(5));
             if let [one, other] = step.ordeal.troubles[..] {

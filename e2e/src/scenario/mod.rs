@@ -5,6 +5,7 @@
 //! | [`kubectl`] | commands as people type them |
 //! | [`wait`] | waiting with an end and a line of progress |
 //! | [`database`] | one Database on the cluster: apply it, ask it, break it |
+//! | [`chronicle`] | what the members say that they saw and did |
 //! | [`fault`] | whatever leads just now breaks |
 //! | [`trouble`] | what may go wrong, and its end |
 //! | [`ordeal`] | one or two of them at a time |
@@ -21,6 +22,7 @@
 //! | [`stage`] | the cluster, with the operator on it |
 
 pub mod appender;
+pub mod chronicle;
 pub mod database;
 pub mod fault;
 pub mod history;

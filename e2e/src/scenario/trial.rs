@@ -33,6 +33,10 @@ pub struct Report {
     pub outage: Duration,
     /// From the fault until all instances served again.
     pub whole: Duration,
+    /// When the fault began.
+    pub moment: Instant,
+    /// When writes were acknowledged again.
+    pub restored: Option<Instant>,
     /// What the clients did.
     pub work: Work,
     /// Who led before and after.
@@ -87,6 +91,8 @@ pub async fn survive_under(
     say(&format!("{work}"));
     Ok(Report {
         outage: record.outage(moment),
+        moment,
+        restored: record.restored(moment),
         whole,
         work,
         leaders: (before, database.primary().await?.name),

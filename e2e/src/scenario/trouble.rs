@@ -19,6 +19,7 @@ use crate::{
         LONGEST, api_server,
         cluster::Fault,
         container::Container,
+        disk::Disk,
         kubelet, node,
         partition::{self, Direction, From},
     },
@@ -71,6 +72,10 @@ pub enum Trouble {
     SupervisorStopped(Who),
     /// Everything in PostgreSQL's container stands still.
     ContainerFrozen(Who),
+    /// Every write to the volume waits, beyond the reach of SIGKILL.
+    DiskHangs(Who),
+    /// Nothing is free on the volume.
+    DiskFull(Who),
     /// Connections to the API server are refused.
     ApiDown,
     /// The API server takes connections and answers nothing.
@@ -129,6 +134,7 @@ enum Place {
     Nowhere,
     Node(Node),
     Container(Container),
+    Disk(Disk),
 }
 
 impl Trouble {
@@ -145,7 +151,9 @@ impl Trouble {
             | Self::Cut(who, ..)
             | Self::AgentStopped(who)
             | Self::SupervisorStopped(who)
-            | Self::ContainerFrozen(who) => Some(who),
+            | Self::ContainerFrozen(who)
+            | Self::DiskHangs(who)
+            | Self::DiskFull(who) => Some(who),
             Self::ApiDown | Self::ApiHangs | Self::ApiFails | Self::ApiReadOnly => None,
             Self::OperatorAbsent | Self::Switchover => None,
         }
@@ -179,6 +187,9 @@ impl Trouble {
             | Self::ContainerKilled(_)
             | Self::SupervisorStopped(_)
             | Self::ContainerFrozen(_) => container(POSTGRES_CONTAINER).await,
+            Self::DiskHangs(_) | Self::DiskFull(_) => {
+                Ok(Place::Disk(Disk::of_claim(&ground.database.namespace, &format!("data-{}", pod.name))?))
+            }
             _ => Ok(Place::Nowhere),
         }
     }
@@ -201,6 +212,8 @@ impl Prepared {
                 container.stop(AGENT, LONGEST).await.map(drop)
             }
             (Trouble::ContainerFrozen(_), Place::Container(container)) => container.freeze(LONGEST).await,
+            (Trouble::DiskHangs(_), Place::Disk(disk)) => disk.freeze(LONGEST).await,
+            (Trouble::DiskFull(_), Place::Disk(disk)) => disk.fill().map(drop),
             (Trouble::NodeOff(_), Place::Node(node)) => node::off(node).await,
             (Trouble::NodeFrozen(_), Place::Node(node)) => node::freeze(node, LONGEST).await,
             (Trouble::KubeletGone(_), Place::Node(node)) => kubelet::stop(node).await,
@@ -232,6 +245,8 @@ impl Prepared {
                 resumed(container).await
             }
             (Trouble::ContainerFrozen(_), Place::Container(container)) => container.thaw().await,
+            (Trouble::DiskHangs(_), Place::Disk(disk)) => disk.thaw().await,
+            (Trouble::DiskFull(_), Place::Disk(disk)) => disk.unfill(),
             (Trouble::NodeOff(_), Place::Node(node)) => node::on(&ground.lab, node).await,
             (Trouble::NodeFrozen(_), Place::Node(node)) => node::thaw(node).await,
             (Trouble::KubeletGone(_), Place::Node(node)) => kubelet::start(&ground.lab, node),
@@ -298,6 +313,8 @@ impl fmt::Display for Trouble {
             Self::AgentStopped(who) => write!(f, "SIGSTOP to the agent of {who}"),
             Self::SupervisorStopped(who) => write!(f, "SIGSTOP to the supervisor of {who}"),
             Self::ContainerFrozen(who) => write!(f, "the postgres container of {who} stands still"),
+            Self::DiskHangs(who) => write!(f, "the volume of {who} hangs"),
+            Self::DiskFull(who) => write!(f, "the volume of {who} is full"),
             Self::ApiDown => f.write_str("the API server is down"),
             Self::ApiHangs => f.write_str("the API server hangs"),
             Self::ApiFails => f.write_str("the API server answers 503"),

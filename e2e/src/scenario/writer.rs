@@ -39,8 +39,17 @@ pub struct Record {
 impl Record {
     /// The longest time without an acknowledged write, beginning at or after `since` or covering it.
     pub fn outage(&self, since: Instant) -> Duration {
-        let pairs = self.moments.iter().zip(self.moments.iter().skip(1));
-        pairs.filter(|(_, next)| **next >= since).map(|(one, next)| *next - *one).max().unwrap_or_default()
+        self.gap(since).map_or(Duration::ZERO, |(one, next)| next - one)
+    }
+
+    /// When that ended.
+    pub fn restored(&self, since: Instant) -> Option<Instant> {
+        self.gap(since).map(|(_, next)| next)
+    }
+
+    fn gap(&self, since: Instant) -> Option<(Instant, Instant)> {
+        let pairs = self.moments.iter().copied().zip(self.moments.iter().copied().skip(1));
+        pairs.filter(|(_, next)| *next >= since).max_by_key(|(one, next)| *next - *one)
     }
 }
 
@@ -143,5 +152,6 @@ mod tests {
         );
         assert_eq!(record.outage(at(500)), Duration::from_millis(900), "the fault lies within the gap");
         assert_eq!(record.outage(at(2000)), Duration::ZERO);
+        assert_eq!(record.restored(at(500)), Some(at(900)));
     }
 }
