@@ -10,7 +10,7 @@ use proto::{
         lease::{HolderField, LeaseVersion, Observed, Recorded, Sighting, Vacancy},
         memory::Memory,
         question::Reply,
-        view::{LocalWal, PeerReplies, Supervisor, View},
+        view::{LocalWal, PeerReplies, RelayReply, Supervisor, View},
     },
     identity::Ordinal,
     wire::{
@@ -25,8 +25,12 @@ type Place = (Topic, u8);
 const OWN_END: u8 = u8::MAX;
 /// Beside it.
 const OWN_SEAL: u8 = u8::MAX - 1;
-/// Surveys and seals of one member are two things.
+/// Beside it.
+const OWN_PROMISE: u8 = u8::MAX - 2;
+/// What one member answers to surveys, seals and renewals are different things.
 const SEALS: u8 = 100;
+/// See [`SEALS`].
+const RELAYS: u8 = 200;
 
 /// What there is to be told.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,6 +43,10 @@ impl Glimpse {
         glimpse.of_lease(&view.lease.sighting, &view.me.database);
         glimpse.of_contest(&view.lease.sighting, memory);
         glimpse.of_votes(&view.wal, &view.peers);
+        if let Some(promise) = &memory.promise {
+            let what = format!("promised to leave epoch {} alone for a while", promise.epoch);
+            glimpse.say(Topic::Vote, OWN_PROMISE, what);
+        }
         glimpse.of_supervisor(&view.supervisor);
         glimpse.say(Topic::Role, 0, format!("is {} to clients", summary.role.label()));
         if let Some(label) = view.label {
@@ -93,17 +101,14 @@ impl Glimpse {
         let contends =
             memory.contest.as_ref().is_some_and(|c| c.resource_version == version.resource_version);
         if contends {
-            self.say(
-                Topic::Gone,
-                0,
-                match version.holder {
-                    HolderField::Nobody => "contends: the Lease is free".to_owned(),
-                    _ => {
-                        let (epoch, lease) = (version.epoch, version.duration);
-                        format!("contends: epoch {epoch} was not renewed for {lease:?} and counts as over")
-                    }
-                },
-            );
+            let (epoch, lease) = (version.epoch, version.duration);
+            let what = match &version.holder {
+                HolderField::Nobody => "contends: the Lease is free".to_owned(),
+                HolderField::Run(_) | HolderField::Nonsense(_) => {
+                    format!("contends: epoch {epoch} was not renewed for {lease:?} and counts as over")
+                }
+            };
+            self.say(Topic::Gone, 0, what);
         } else if memory.takeover.as_ref().is_some_and(|takeover| takeover.vacancy == Vacancy::Own) {
             self.say(
                 Topic::Gone,
@@ -127,6 +132,12 @@ impl Glimpse {
         for (ordinal, replies) in peers {
             if let Some((_, reply)) = &replies.survey {
                 self.say(Topic::Vote, ordinal.0, answer(*ordinal, "survey", reply));
+            }
+            // A renewal that was relayed is one of many; only what is not the rule is told.
+            if let Some(RelayReply { reply: reply @ (Reply::Promised { .. } | Reply::Refused(_)), .. }) =
+                &replies.relay
+            {
+                self.say(Topic::Vote, RELAYS + ordinal.0, answer(*ordinal, "relayed renewal", reply));
             }
             if let Some((epoch, reply)) = &replies.seal {
                 self.say(
@@ -209,6 +220,11 @@ fn answer(ordinal: Ordinal, question: &str, reply: &Reply) -> String {
         Reply::Empty => format!("member {ordinal} to the {question}: no data"),
         Reply::Surveyed(testimony) => format!("member {ordinal} to the {question}: {}", testimony.position),
         Reply::Sealed { position, .. } => format!("member {ordinal} to the {question}: sealed at {position}"),
+        Reply::Shown(version) => match version.write_id {
+            Some(id) => format!("member {ordinal} to the {question}: the Lease shows write {id}"),
+            None => format!("member {ordinal} to the {question}: nobody ever wrote the Lease"),
+        },
+        Reply::Promised { .. } => format!("member {ordinal} to the {question}: promised to wait"),
         Reply::Refused(refused) => format!("member {ordinal} to the {question}: no, {}", refused.why),
     }
 }

@@ -35,7 +35,7 @@ pub(super) fn print(accounts: &[Account], silent: &[String], now: Timestamp, las
         let _ = writeln!(text, "nothing happened within {last:?}");
         return text;
     }
-    let width = rows.iter().map(|row| row.pod.len()).max().unwrap_or_default();
+    let width = rows.iter().map(|row| row.pod.len()).max().unwrap_or_default().max("MEMBER".len());
     let _ = writeln!(
         text,
         "{:<12} {:>9}  {:<width$} {:>5}  {:<10} WHAT",
@@ -135,7 +135,7 @@ mod tests {
             // Answered a second later: its ages are a second more for the same moment.
             account("db-2", 101, &[(12, Topic::Vote, "sealed for epoch 5 at 0/3000028@4")]),
         ];
-        let text = print(&accounts, &["db-0".to_owned()], at(101), Duration::from_secs(60));
+        let text = print(&accounts, &["db-0".to_owned()], at(101), Duration::from_mins(1));
         insta::assert_snapshot!(text);
         let nothing = print(&accounts, &[], at(101), Duration::from_secs(1));
         assert!(nothing.contains("nothing happened within 1s"), "{nothing}");

@@ -77,9 +77,10 @@ fn votes_are_told_once_each_with_where_the_wal_ends() {
         sealed: Some(SealedEnd { epoch: Epoch(6), position: end, at: BootTime(1) }),
         end: Some((BootTime(1), end)),
     };
-    let refused = Reply::Refused(Refused { sealed: None, why: "it is a primary".to_owned() });
+    let refused =
+        Reply::Refused(Refused { sealed: None, promised: false, why: "it is a primary".to_owned() });
     let sealed = Reply::Sealed { data_id: DataId(2), position: end };
-    let replies = |reply| PeerReplies { survey: None, seal: Some((Epoch(6), reply)) };
+    let replies = |reply| PeerReplies { seal: Some((Epoch(6), reply)), ..PeerReplies::default() };
     let peers = [(Ordinal(0), replies(refused)), (Ordinal(2), replies(sealed))].into();
     let mut glimpse = Glimpse::default();
     glimpse.of_votes(&wal, &peers);

@@ -18,6 +18,8 @@ use tokio::sync::watch;
 use super::addresses::AddressBook;
 use crate::tls::Credentials;
 
+/// A member's account is some 60 KiB, from memory too; whoever asks is a person.
+const TIMELINE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Status is answered from memory.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(1);
 /// A live member on the pod network accepts at once.
@@ -127,7 +129,7 @@ impl Peers {
     /// Asks a member what it saw and did.
     pub(crate) async fn chronicle(&self, member: Ordinal) -> Result<Chronicle, AskError> {
         let request = self.http().get(self.url(member, TIMELINE_PATH));
-        receive(member, request.timeout(QUESTION_TIMEOUT)).await
+        receive(member, request.timeout(TIMELINE_TIMEOUT)).await
     }
 
     fn http(&self) -> reqwest::Client {

@@ -321,8 +321,8 @@ mod tests {
         search(story, &mut vec![false; story.len()], &mut Vec::new(), last)
     }
 
-    fn search(story: &[Operation], done: &mut Vec<bool>, list: &mut Vec<i64>, last: &[i64]) -> bool {
-        if *list == last && story.iter().zip(&*done).all(|(o, done)| *done || o.answer.is_none()) {
+    fn search(story: &[Operation], done: &mut Vec<bool>, now: &mut Vec<i64>, last: &[i64]) -> bool {
+        if *now == last && story.iter().zip(&*done).all(|(o, done)| *done || o.answer.is_none()) {
             return true;
         }
         for next in 0..story.len() {
@@ -332,14 +332,14 @@ mod tests {
                 continue;
             }
             done[next] = true;
-            list.extend(story[next].append);
-            let fits = story[next].answer.as_ref().is_none_or(|answer| answer.items == *list);
-            if fits && search(story, done, list, last) {
+            now.extend(story[next].append);
+            let fits = story[next].answer.as_ref().is_none_or(|answer| answer.items == *now);
+            if fits && search(story, done, now, last) {
                 return true;
             }
             done[next] = false;
             if story[next].append.is_some() {
-                list.pop();
+                now.pop();
             }
         }
         false

@@ -154,8 +154,12 @@ impl Trouble {
             | Self::ContainerFrozen(who)
             | Self::DiskHangs(who)
             | Self::DiskFull(who) => Some(who),
-            Self::ApiDown | Self::ApiHangs | Self::ApiFails | Self::ApiReadOnly => None,
-            Self::OperatorAbsent | Self::Switchover => None,
+            Self::ApiDown
+            | Self::ApiHangs
+            | Self::ApiFails
+            | Self::ApiReadOnly
+            | Self::OperatorAbsent
+            | Self::Switchover => None,
         }
     }
 

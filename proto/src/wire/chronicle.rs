@@ -68,6 +68,9 @@ pub enum Topic {
     Durability,
     /// What people are told by an Event.
     Event,
+    /// Something that a younger agent tells and this program does not know.
+    #[serde(other)]
+    Other,
 }
 
 impl Topic {
@@ -87,6 +90,7 @@ impl Topic {
             Self::Label => "label",
             Self::Durability => "durable",
             Self::Event => "event",
+            Self::Other => "other",
         }
     }
 }
