@@ -1,13 +1,11 @@
 //! The S3 server of the lab keeps what tests of backups rely on, most of all that of many writers one wins.
 
 use anyhow::Result;
+use e2e::fault::cluster::Cluster;
 use e2e::images;
-use e2e::lab::Lab;
 use e2e::s3::{Server, Written};
+use e2e::scenario::stage::Stage;
 use futures::future::try_join_all;
-use k8s_openapi::api::core::v1::Namespace;
-use kube::api::{Api, DeleteParams, Patch, PatchParams};
-use serde_json::json;
 
 const NAMESPACE: &str = "s3-test";
 /// Enough that they do run into each other.
@@ -16,16 +14,14 @@ const WRITERS: usize = 16;
 #[tokio::test]
 #[ignore = "needs the lab"]
 async fn of_many_conditional_writers_one_wins() -> Result<()> {
-    let lab = Lab::attach().await?;
-    images::ensure(&lab, &["s3".parse()?]).await?;
-    let client = lab.client().await?;
-    let namespaces: Api<Namespace> = Api::all(client.clone());
-    let restricted = json!({
-        "apiVersion": "v1", "kind": "Namespace",
-        "metadata": {"name": NAMESPACE, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
-    });
-    namespaces.patch(NAMESPACE, &PatchParams::apply("test"), &Patch::Apply(restricted)).await?;
-    let server = Server::start(&client, NAMESPACE, &["wal"]).await?;
+    let stage = Stage::attach().await?;
+    let Cluster::Lab(lab) = &stage.cluster else {
+        println!("skipped: the image of the S3 server is imported into the lab only");
+        return Ok(());
+    };
+    images::ensure(lab, &["s3".parse()?]).await?;
+    stage.namespace(NAMESPACE).await?;
+    let server = Server::start(&stage.client, NAMESPACE, &["wal"]).await?;
     let bucket = server.bucket("wal")?;
 
     bucket.put("a folder/one", b"1").await?;
@@ -45,6 +41,5 @@ async fn of_many_conditional_writers_one_wins() -> Result<()> {
     assert_eq!(winners.len(), 1, "{writes:?}");
     assert_eq!(bucket.get("race").await?.as_deref(), Some(contents[winners[0]].as_bytes()));
 
-    namespaces.delete(NAMESPACE, &DeleteParams::background()).await?;
-    Ok(())
+    stage.without(NAMESPACE).await
 }

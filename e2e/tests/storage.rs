@@ -33,6 +33,7 @@ impl Space {
         let space = Self { kubectl: Kubectl::new(lab.programs().join("kubectl"), lab.kubeconfig()), name };
         space.kubectl(&["delete", "namespace", name, "--ignore-not-found", READY]).await.unwrap();
         space.kubectl(&["create", "namespace", name]).await.unwrap();
+        space.kubectl.wait_until_usable(name).await.unwrap();
         Some(space)
     }
 

@@ -102,19 +102,23 @@ impl Cgroup {
         Ok(processes)
     }
 
-    /// Removes the group and those below it, whose processes must have been killed.
+    /// Ends every process of the group and of those below it, and removes the groups. A process that was started
+    /// just now enters its group a moment later: it is ended as well, or finds no group and ends by itself.
     pub async fn remove(&self) -> Result<()> {
         let deadline = Instant::now() + KILL_LIMIT;
-        for tree in trees()? {
+        loop {
+            self.kill().await?;
             // A group is busy for a moment after its last process has ended.
-            while let Err(error) = remove_tree(&tree.root.join(&self.0)) {
-                if Instant::now() > deadline {
-                    return Err(error);
-                }
-                tokio::time::sleep(POLL).await;
+            match self.remove_from_all_trees() {
+                Err(error) if Instant::now() > deadline => return Err(error),
+                Err(_) => tokio::time::sleep(POLL).await,
+                Ok(()) => return Ok(()),
             }
         }
-        Ok(())
+    }
+
+    fn remove_from_all_trees(&self) -> Result<()> {
+        trees()?.iter().try_for_each(|tree| remove_tree(&tree.root.join(&self.0)))
     }
 
     /// The groups below this one that are called `name`, as folders of the tree that freezes.

@@ -13,13 +13,13 @@ use super::{Node, kernel, mounts, network, paths, strays};
 pub(super) async fn down() -> Result<()> {
     let root = Path::new(paths::ROOT);
     mounts::unfreeze_all(root).await?;
-    Cgroup::lab().kill().await?;
+    // Before what the processes use: afterwards nothing can start that would use it again.
+    Cgroup::lab().remove().await?;
     network::remove_host_link().await?;
     kernel::put_back()?;
     strays::remove(&Node::all());
     mounts::unmount_all(root).await?;
     mounts::detach_loops(root).await?;
-    Cgroup::lab().remove().await?;
     match fs::remove_dir_all(root) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("cannot remove {}", root.display()))

@@ -12,6 +12,9 @@ use tokio::{io::AsyncWriteExt, process::Command};
 /// Above every `--timeout` that a caller gives: it is there so that a kubectl that hangs is named.
 const LIMIT: Duration = Duration::from_mins(5);
 
+/// A controller that has just removed a large namespace may come to a new one late.
+const USABLE_LIMIT: &str = "--timeout=60s";
+
 /// The program and the cluster that it talks to.
 #[derive(Clone, Debug)]
 pub struct Kubectl {
@@ -48,6 +51,12 @@ impl Kubectl {
             bail!("kubectl {} failed: {}", arguments.join(" "), ended.errors.trim());
         }
         Ok(ended.output)
+    }
+
+    /// Waits until pods can be made in a new namespace: they need the ServiceAccount that a controller makes in it.
+    pub async fn wait_until_usable(&self, namespace: &str) -> Result<()> {
+        let made = ["wait", "--for=create", "serviceaccount/default", USABLE_LIMIT];
+        self.run(&[&["--namespace", namespace], made.as_slice()].concat()).await.map(drop)
     }
 
     /// Runs a command that may fail.

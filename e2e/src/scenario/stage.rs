@@ -68,7 +68,8 @@ impl Stage {
         let labels = json!({"pod-security.kubernetes.io/enforce": "restricted"});
         let metadata = json!({"name": name, "labels": labels});
         let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata});
-        self.kubectl.run_with(&["apply", "-f", "-"], &namespace.to_string()).await.map(drop)
+        self.kubectl.run_with(&["apply", "-f", "-"], &namespace.to_string()).await?;
+        self.kubectl.wait_until_usable(name).await
     }
 
     /// Removes a namespace with everything in it, if it exists.
