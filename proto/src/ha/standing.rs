@@ -8,7 +8,7 @@ use super::{
     document::Document,
     fence, follow, handover, lead,
     lease::{Claimable, HolderField, Lost, NotClaimable, Observed, Recorded, Sighting, Tenant, tenant},
-    memory::Paced,
+    memory::{Paced, Tenure},
     promise, renewal, takeover,
     turn::Turn,
 };
@@ -49,9 +49,27 @@ fn missing(turn: &mut Turn<'_>) {
     turn.read(VACANT_EVERY);
     let view = turn.view;
     let (Some(tenure), Some(me)) = (turn.memory.tenure.clone(), view.holder()) else { return };
+    if !still_holds(turn, &tenure) {
+        return;
+    }
     let deadline = fence::wanted(view, &tenure).fast_stop_at;
     if let Some(lost) = Lost::judge(&view.lease.sighting, &me, tenure.epoch, deadline, view.now) {
         turn.write(lost.recreate(view.lease.next_write, tenure.duration, tenure.document));
+    }
+}
+
+/// Whether nothing that I wrote can have ended this tenure before the Lease vanished: a release or a higher claim
+/// may have landed without an answer, and another may have led since. Both are written only for a server that
+/// is no primary.
+fn still_holds(turn: &Turn<'_>, tenure: &Tenure) -> bool {
+    let memory = &turn.memory;
+    match turn.view.server() {
+        Some(Server::Primary { .. }) => true,
+        Some(Server::Standby { .. }) => {
+            let released = memory.writes.iter().any(|write| write.holder.is_none());
+            !released && memory.takeover.as_ref().is_some_and(|takeover| takeover.epoch == tenure.epoch)
+        }
+        _ => false,
     }
 }
 

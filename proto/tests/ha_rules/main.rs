@@ -241,6 +241,26 @@ fn w4_the_valid_holder_restores_the_document_and_the_lease() {
 }
 
 #[test]
+fn w4_who_may_have_given_the_lease_back_does_not_restore_it() {
+    let known = ha::decide(&Memory::default(), &primary(1)).memory;
+    let mut view = primary(1);
+    change(&mut view, |report| {
+        report.server = Server::Stopped { last: Some(Ended::Ordered), shutdown: None }
+    });
+    let released = ha::decide(&known, &view);
+    assert_eq!(writes(&released.actions).len(), 1);
+    // No answer, and the next read finds no Lease: another may have led, and acknowledged, in between.
+    view.lease.sighting = Sighting::Missing(NOW);
+    view.now = NOW + Duration::from_secs(1);
+    assert_eq!(writes(&ha::decide(&released.memory, &view).actions), Vec::<&LeaseWrite>::new());
+    // Nor does a server that was restarted since: it would resume in place.
+    change(&mut view, |report| {
+        report.server = Server::Standby { following: None, streaming: false, replayed: None };
+    });
+    assert_eq!(writes(&ha::decide(&known, &view).actions), Vec::<&LeaseWrite>::new());
+}
+
+#[test]
 fn s8_nothing_is_initialised_that_ever_was() {
     let mut observed = held(60, document());
     observed.version.holder = HolderField::Nobody;
