@@ -1,6 +1,9 @@
 //! What can go wrong, and what people ask for.
 
-use proto::{ha::view::SwitchoverRequest, identity::Ordinal, postgres::WalPosition, wire::supervisor::Ended};
+use proto::{
+    ha::profile::Profile, ha::view::SwitchoverRequest, identity::Ordinal, postgres::WalPosition,
+    wire::supervisor::Ended,
+};
 
 use crate::{
     server::{Life, Process},
@@ -31,6 +34,7 @@ pub(crate) enum Fault {
     FillVolume(usize, u64),
     Switchover(Option<u8>),
     Scale(u8),
+    Profile(Profile),
     Heal,
 }
 
@@ -102,6 +106,7 @@ impl World {
             }
             Fault::Switchover(to) => self.switchover(to),
             Fault::Scale(replicas) => self.config.replicas = replicas,
+            Fault::Profile(profile) => self.config.profile = profile,
             Fault::Heal => self.heal(),
         }
     }

@@ -5,6 +5,7 @@
 
 mod dice;
 mod faults;
+mod long;
 mod mutants;
 mod outage;
 mod server;

@@ -310,9 +310,14 @@ impl World {
     /// hold all the same.
     pub(crate) fn break_clocks(&mut self) {
         self.honest = false;
+        self.set_rates(&[33, 60, 100, 170, 300]);
+    }
+
+    /// From now on each clock runs at one of these rates, in per cent.
+    pub(crate) fn set_rates(&mut self, rates: &[u64]) {
         for node in 0..self.nodes.len() {
-            let (now, rate) =
-                (self.local(node), [33, 60, 100, 170, 300][usize::try_from(self.dice.below(5)).unwrap()]);
+            let draw = self.dice.below(rates.len() as u64);
+            let (now, rate) = (self.local(node), rates[usize::try_from(draw).unwrap()]);
             // Continues from where it is.
             self.nodes[node].clock = (now.0.saturating_sub(self.now / 100 * rate), rate);
         }

@@ -1,0 +1,70 @@
+//! Explorations of everything within bounds. What did not come to its end says so.
+
+use std::time::Instant;
+
+use stateright::{Checker, Expectation, Model};
+
+use crate::{Fault, Rules, SMALL, WIDE, number};
+
+/// Explores breadth first, to the end or to `limit` generated states; fails on whatever is violated, and, if it
+/// came to the end, on a goal that was not reached.
+fn explore(what: &str, rules: &Rules, limit: usize) {
+    let begin = Instant::now();
+    let checker = rules.clone().checker().target_state_count(limit).spawn_bfs().join();
+    let complete = checker.state_count() < limit;
+    let reached: Vec<&str> = checker.discoveries().keys().copied().collect();
+    println!(
+        "{what}: {} states of {} generated, depth {}, {}, in {:.0?}\n  {rules:?}\n  reached: {reached:?}",
+        checker.unique_state_count(),
+        checker.state_count(),
+        checker.max_depth(),
+        if complete { "exhaustive" } else { "NOT exhaustive" },
+        begin.elapsed(),
+    );
+    for property in rules.properties() {
+        let found = checker.discovery(property.name);
+        match property.expectation {
+            Expectation::Sometimes => assert!(found.is_some() || !complete, "never: {}", property.name),
+            _ => {
+                assert!(found.is_none(), "{}: {:?}", property.name, found.map(stateright::Path::into_actions))
+            }
+        }
+    }
+}
+
+/// So many generated states each exploration of the deep test makes at most: some 7 KiB of memory for each that
+/// waits to be looked at.
+const DEEP: u32 = 4_000_000;
+
+/// A primary and its only standby, two epochs, a commit, a lost pod: in every CI run.
+#[test]
+fn two_members() {
+    for honest in [true, false] {
+        let rules = Rules { members: 2, honest, commits: 1, faults: 1, kinds: &[Fault::LosePod], ..SMALL };
+        explore("two members", &rules, number("HA_STATES", DEEP) as usize);
+    }
+}
+
+/// `cargo test -p proto --release --test ha_model deep -- --ignored --nocapture`, with HA_STATES, HA_EPOCHS,
+/// HA_COMMITS and HA_FAULTS as the bounds.
+#[test]
+#[ignore = "takes many minutes: docs/ha-evidence.md has its figures"]
+fn deep_three_members() {
+    let faults = u8::try_from(number("HA_FAULTS", 0)).unwrap();
+    let commits = u8::try_from(number("HA_COMMITS", 0)).unwrap();
+    let epochs = number("HA_EPOCHS", 2);
+    for honest in [false, true] {
+        let rules =
+            Rules { honest, epochs, commits, faults, kinds: &[Fault::LosePod, Fault::LoseAnswer], ..SMALL };
+        explore("three members", &rules, number("HA_STATES", DEEP) as usize);
+    }
+}
+
+/// Everything that the model has, as far as it gets.
+#[test]
+#[ignore = "takes many minutes: docs/ha-evidence.md has its figures"]
+fn deep_everything() {
+    for honest in [false, true] {
+        explore("everything", &Rules { honest, ..WIDE }, number("HA_STATES", DEEP) as usize);
+    }
+}
