@@ -57,7 +57,9 @@ async fn remains() -> Result<Vec<String>> {
     remains.extend(groups.lines().map(str::to_owned));
     let links = run("ip", &["-oneline", "link", "show"]).await?;
     remains.extend(links.lines().filter(|link| link.contains("matriarch")).map(str::to_owned));
-    for folder in [paths::ROOT, "/run/containerd/s", "/var/log/containers", "/var/lib/cni"] {
+    for folder in
+        [paths::ROOT, "/run/containerd/s", "/var/log/containers", "/var/lib/cni", "/var/lib/kubelet"]
+    {
         remains.extend(
             fs::read_dir(folder)
                 .into_iter()

@@ -41,15 +41,11 @@ pub async fn wait_ready(client: &Client) -> Result<()> {
     .await
 }
 
-/// Waits until as many nodes are ready.
-pub async fn wait_nodes(client: &Client, count: usize) -> Result<()> {
+/// The names of the nodes that are ready.
+pub async fn ready_nodes(client: &Client) -> Result<Vec<String>> {
     let nodes: Api<Node> = Api::all(client.clone());
-    wait("the nodes to be ready", async || {
-        let list = nodes.list(&ListParams::default()).await.map_err(|error| error.to_string())?;
-        let ready = list.iter().filter(|node| is_ready(node)).count();
-        if ready >= count { Ok(()) } else { Err(format!("{ready} of {count} are")) }
-    })
-    .await
+    let list = nodes.list(&ListParams::default()).await.context("cannot list the nodes")?;
+    Ok(list.into_iter().filter(is_ready).filter_map(|node| node.metadata.name).collect())
 }
 
 /// Whether the node says that it is ready.

@@ -93,6 +93,13 @@ impl Node {
         format!("{}.{name}", self.name)
     }
 
+    /// The end of the log of one of its processes.
+    pub fn last_words(&self, name: &str) -> String {
+        let log = fs::read(paths::log(&self.process_name(name))).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log);
+        log.lines().last().unwrap_or("its log is empty").to_owned()
+    }
+
     /// Makes its files and control groups.
     pub fn prepare(&self) -> Result<()> {
         for folder in ["cni", "containerd", "logs"] {

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::ErrorKind;
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -9,16 +10,20 @@ use super::{Node, paths};
 
 const SHIM_SOCKETS: &str = "/run/containerd/s";
 const CONTAINER_LOGS: &str = "/var/log/containers";
+const DEVICE_PLUGINS: &str = "/var/lib/kubelet/device-plugins";
 const CNI_RESULTS: &str = "/var/lib/cni/results";
 
 /// Removes all of them, once nothing runs on any node and while their folders still say what was theirs.
 pub(super) fn remove(nodes: &[Node]) {
     nodes.iter().for_each(remove_shim_sockets);
     remove_where(SHIM_SOCKETS, nobody_listens);
+    remove_where(DEVICE_PLUGINS, nobody_listens);
     remove_where(CNI_RESULTS, |file| fs::read_to_string(file).is_ok_and(|text| text.contains(paths::ROOT)));
     remove_where(CONTAINER_LOGS, |file| fs::read_link(file).is_ok_and(|to| to.starts_with(paths::ROOT)));
     // Only where nobody else has anything in them.
-    for folder in [SHIM_SOCKETS, "/run/containerd", CNI_RESULTS, "/var/lib/cni", CONTAINER_LOGS] {
+    let plugins = [DEVICE_PLUGINS, "/var/lib/kubelet"];
+    let folders = [SHIM_SOCKETS, "/run/containerd", CNI_RESULTS, "/var/lib/cni", CONTAINER_LOGS];
+    for folder in folders.into_iter().chain(plugins) {
         let _ = fs::remove_dir(folder);
     }
 }
@@ -38,7 +43,8 @@ pub(crate) fn remove_shim_sockets(node: &Node) {
 /// Where a node lost power while a container was being made, no folder says whose the socket was. One that refuses
 /// connections is of use to nobody.
 fn nobody_listens(socket: &Path) -> bool {
-    UnixStream::connect(socket).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+    let is_socket = fs::symlink_metadata(socket).is_ok_and(|file| file.file_type().is_socket());
+    is_socket && UnixStream::connect(socket).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
 }
 
 fn remove_where(folder: &str, ours: impl Fn(&Path) -> bool) {

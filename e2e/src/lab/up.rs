@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use futures::future::try_join_all;
 
 use super::{
@@ -57,7 +57,10 @@ async fn start(lab: &Lab, programs: &Programs) -> Result<()> {
         start_storage(&client, &programs.storage),
         try_join_all(lab.nodes().iter().map(|node| start_node(node, &client, programs))),
     )?;
-    api::wait_nodes(&client, lab.nodes().len()).await?;
+    api::wait("the nodes to be ready", async || {
+        all_ready(lab.nodes(), &client, programs).await.map_err(|error| format!("{error:#}"))
+    })
+    .await?;
     storage::wait_ready(&client, lab.nodes().len()).await?;
     fs::write(paths::complete(), "").context("cannot mark the lab as complete")
 }
@@ -94,6 +97,18 @@ async fn start_node(node: &Node, client: &kube::Client, programs: &Programs) -> 
     // A kubelet that finds no API server waits ever longer between its attempts.
     api::wait_ready(client).await?;
     node.start_kubelet(&programs.kubernetes)
+}
+
+/// All kubelets listen for device plugins at one and the same path, whatever they are told. Each removes the socket
+/// of another; of two that do so at the same moment one ends, and is started again, elsewhere by an init system.
+async fn all_ready(nodes: &[Node], client: &kube::Client, programs: &Programs) -> Result<()> {
+    let ready = api::ready_nodes(client).await?;
+    let unready = || nodes.iter().filter(|node| !ready.iter().any(|name| name == node.name()));
+    unready().try_for_each(|node| node.start_kubelet(&programs.kubernetes))?;
+    if let Some(node) = unready().next() {
+        bail!("{} is not: {}", node.name(), node.last_words("kubelet"));
+    }
+    Ok(())
 }
 
 fn explain(result: &Result<()>) {
