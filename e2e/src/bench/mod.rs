@@ -1,5 +1,6 @@
 //! `lab bench`: how long, how large. Prints medians and maxima, and fails where a target is missed.
 
+mod quiet;
 mod size;
 
 use std::time::{Duration, Instant};
@@ -104,7 +105,7 @@ pub async fn run(options: &Options) -> Result<()> {
         stage.cluster.lab_for(Fault::Container).context("the benchmark needs the lab: unset KUBECONFIG")?;
     stage.without(NAMESPACE).await?;
     let database = stage.database(NAMESPACE, "measured").await?;
-    let mut lines = vec![form(&database).await?];
+    let mut lines = vec![form(&database).await?, quiet::line(&database).await?];
     for breakage in Breakage::ALL {
         if breakage.name().contains(&options.only) {
             lines.push(faults(lab, &database, breakage, options.runs).await?);
