@@ -63,6 +63,13 @@ impl Entry {
                 entry(true, "PrimaryStepped", format!("no longer leads (epoch {epoch}): {why}"))
             }
             Event::DurabilityLost { why } => entry(true, "DurabilityLost", why.clone()),
+            Event::LossAccepted { why } => entry(
+                true,
+                "DataLossAccepted",
+                format!(
+                    "leads because a human accepted the loss of what only members that are away have: {why}"
+                ),
+            ),
             Event::DurabilityRestored => {
                 entry(false, "DurabilityRestored", "commits wait for standbys again".to_owned())
             }

@@ -42,6 +42,7 @@ pub(crate) fn shape() -> Shape {
         system_identifier: Some(proto::postgres::SystemIdentifier(7_301_234_567_890_123_456)),
         pods: 3,
         template_size: "50Gi".to_owned(),
+        accept_loss: None,
         agent_image: "example.com/matriarch-agent:1".to_owned(),
     }
 }

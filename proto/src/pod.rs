@@ -90,6 +90,9 @@ pub const ROLE_NONE: &str = "none";
 
 /// Annotation of the Lease that holds the HA document (ha.md section 2).
 pub const ANNOTATION_HA: &str = "db.example.com/ha";
+/// Annotation on a Database by which a human lets a member lead without those that have acknowledged commits and
+/// are away: `<pod>@<last epoch that was opened>`.
+pub const ANNOTATION_ACCEPT_DATA_LOSS: &str = "db.example.com/accept-data-loss";
 /// Annotation of the `StatefulSet` (and field of the status) that keeps the system identifier outside the
 /// Lease (W4).
 pub const ANNOTATION_SYSTEM_ID: &str = "db.example.com/system-identifier";

@@ -166,7 +166,10 @@ impl Driver {
             Event::Recloning { .. } => self.hands.metrics.recloning(),
             Event::SwitchoverFailed { id, why } => self.switchover_ended(*id, Err(why.clone())),
             Event::SwitchoverReleased { id } => self.switchover_ended(*id, Ok(())),
-            Event::SteppedDown { .. } | Event::DurabilityLost { .. } | Event::DurabilityRestored => {}
+            Event::SteppedDown { .. }
+            | Event::DurabilityLost { .. }
+            | Event::DurabilityRestored
+            | Event::LossAccepted { .. } => {}
         }
         self.hands.journal.note(Entry::of(event, &self.me.database));
     }

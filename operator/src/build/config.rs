@@ -41,6 +41,7 @@ fn agent_config(cluster: &Cluster, shape: &Shape) -> AgentConfig {
         hba: hba(cluster),
         app_database: settings.app_database.clone(),
         volume_bytes: cluster.spec.storage_size.0,
+        accept_loss: shape.accept_loss,
         generation: generation(cluster),
         archive: None,
     }

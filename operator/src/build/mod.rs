@@ -15,7 +15,7 @@ use k8s_openapi::api::{
     policy::v1::PodDisruptionBudget,
     rbac::v1::{Role, RoleBinding},
 };
-use proto::postgres::SystemIdentifier;
+use proto::{postgres::SystemIdentifier, wire::config::AcceptLoss};
 
 use crate::cluster::Cluster;
 pub(crate) use config::{config_map_name, generation};
@@ -37,6 +37,8 @@ pub(crate) struct Shape {
     /// Size in the volume claim template. Kubernetes refuses to change it, so it stays what it was at creation
     /// and each claim is grown by itself.
     pub(crate) template_size: String,
+    /// Who may lead although acknowledged commits are lost by it.
+    pub(crate) accept_loss: Option<AcceptLoss>,
     /// Image with the agent.
     pub(crate) agent_image: String,
 }

@@ -7,7 +7,9 @@ use kube::{
     Api,
     api::{Patch, PatchParams},
 };
-use proto::{api::database::Database, identity::Ordinal, wire::peer::Switchover};
+use proto::{
+    api::database::Database, identity::Ordinal, pod::ANNOTATION_ACCEPT_DATA_LOSS, wire::peer::Switchover,
+};
 use serde_json::json;
 
 use super::{
@@ -31,8 +33,12 @@ pub(crate) enum ActError {
     #[error("could not carry out the next step")]
     Delete(#[source] ApplyError),
     /// The annotation stays and the request is repeated.
-    #[error("could not remove the annotation {ANNOTATION_SWITCHOVER}")]
-    Annotation(#[source] CallError),
+    #[error("could not remove the annotation {annotation}")]
+    Annotation {
+        annotation: &'static str,
+        #[source]
+        source: CallError,
+    },
     /// A hand-over that the operator needs.
     #[error("could not ask {pod} to hand over")]
     SwitchOver {
@@ -67,8 +73,12 @@ pub(crate) async fn act(
             )])
         }
         Step::DropRequest { message } => {
-            forget_request(context, cluster).await?;
+            forget(context, cluster, ANNOTATION_SWITCHOVER).await?;
             Ok(vec![News::warning("SwitchoverRefused", message.clone())])
+        }
+        Step::DropAcceptance { message } => {
+            forget(context, cluster, ANNOTATION_ACCEPT_DATA_LOSS).await?;
+            Ok(vec![News::warning("DataLossNotAsked", message.clone())])
         }
         Step::SwitchOver { leader, pod, candidate, requested, why } => {
             let request = Switchover { leader: Some(pod.clone()), candidate: candidate.clone() };
@@ -119,15 +129,15 @@ async fn answered(
         }
         Err(source) => return Err(ActError::SwitchOver { pod: pod.to_owned(), source }),
     };
-    forget_request(context, cluster).await?;
+    forget(context, cluster, ANNOTATION_SWITCHOVER).await?;
     Ok(vec![news])
 }
 
-async fn forget_request(context: &Context, cluster: &Cluster) -> Result<(), ActError> {
+async fn forget(context: &Context, cluster: &Cluster, annotation: &'static str) -> Result<(), ActError> {
     let api: Api<Database> = Api::namespaced(context.client.clone(), cluster.namespace());
-    let none = json!({"metadata": {"uid": cluster.spec.uid, "annotations": {ANNOTATION_SWITCHOVER: null}}});
+    let none = json!({"metadata": {"uid": cluster.spec.uid, "annotations": {annotation: null}}});
     within(api.patch_metadata(cluster.name(), &PatchParams::default(), &Patch::Merge(none)))
         .await
         .map(drop)
-        .map_err(ActError::Annotation)
+        .map_err(|source| ActError::Annotation { annotation, source })
 }

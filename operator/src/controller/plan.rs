@@ -5,7 +5,11 @@
 
 use std::collections::BTreeSet;
 
-use proto::{identity::Ordinal, pod::PGDATA};
+use proto::{
+    identity::{Epoch, Ordinal},
+    pod::PGDATA,
+    wire::config::AcceptLoss,
+};
 
 use super::{
     members::{Member, Members, PodFacts},
@@ -31,6 +35,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) set: Option<SetFacts>,
     /// Value of the annotation that asks for a switchover.
     pub(crate) requested: Option<&'a str>,
+    /// Value of the annotation that accepts the loss of data.
+    pub(crate) accepted: Option<&'a str>,
     pub(crate) agent_image: &'a str,
 }
 
@@ -88,6 +94,10 @@ pub(crate) enum Step {
     DropRequest {
         message: String,
     },
+    /// The loss of data need not be accepted any more, or makes no sense: say so and forget it.
+    DropAcceptance {
+        message: String,
+    },
     /// Delete the volume of a member that left, if it still is the one of this UID.
     DeleteVolume {
         name: String,
@@ -119,6 +129,7 @@ pub(crate) fn plan(facts: &Facts<'_>) -> Plan {
         system_identifier: facts.identity.known(),
         pods,
         template_size: template_size(facts),
+        accept_loss: facts.accepted.and_then(|text| acceptance(facts, text)),
         agent_image: facts.agent_image.to_owned(),
     };
     let (step, progress) = step(facts, pods);
@@ -188,7 +199,8 @@ fn step(facts: &Facts<'_>, pods: u8) -> Decision {
     if let Identity::Contradiction(_) = facts.identity {
         return (Step::None, None);
     }
-    requested(facts)
+    accepted(facts)
+        .or_else(|| requested(facts))
         .or_else(|| leaving_leader(facts))
         .or_else(|| rollout(facts))
         .or_else(|| scaling(facts, pods))
@@ -201,6 +213,28 @@ fn primary<'a>(facts: &Facts<'a>) -> Option<(Ordinal, &'a PodFacts, &'a Member)>
         let pod = member.pod.as_ref()?;
         member.is_primary().then_some((*ordinal, pod, member))
     })
+}
+
+/// What `<pod>@<epoch>` says, if the pod is one of this Database.
+fn acceptance(facts: &Facts<'_>, text: &str) -> Option<AcceptLoss> {
+    let (pod, epoch) = text.split_once('@')?;
+    let member = facts.cluster.ordinal_of(pod).filter(|ordinal| facts.members.contains_key(ordinal))?;
+    Some(AcceptLoss { member, epoch: Epoch(epoch.parse().ok()?) })
+}
+
+/// A human's word that data may be lost is kept until somebody leads, and never longer.
+fn accepted(facts: &Facts<'_>) -> Option<Decision> {
+    let text = facts.accepted?;
+    let message = match (acceptance(facts, text), primary(facts)) {
+        (None, _) => format!(
+            "{text:?} accepts no loss of data: the condition FailoverBlocked says which <pod>@<epoch> would"
+        ),
+        (Some(_), Some((_, pod, _))) => {
+            format!("{} leads: the loss of data that {text:?} accepts is no longer asked for", pod.name)
+        }
+        (Some(_), None) => return None,
+    };
+    Some((Step::DropAcceptance { message }, None))
 }
 
 fn requested(facts: &Facts<'_>) -> Option<Decision> {

@@ -15,9 +15,12 @@ use kube::{
         finalizer::{Error as FinalizerError, Event, finalizer},
     },
 };
-use proto::api::{
-    database::Database,
-    status::{DatabaseStatus, Phase},
+use proto::{
+    api::{
+        database::Database,
+        status::{DatabaseStatus, Phase},
+    },
+    pod::ANNOTATION_ACCEPT_DATA_LOSS,
 };
 use serde_json::json;
 
@@ -215,6 +218,7 @@ async fn reconcile_cluster(
         lease: &lease,
         identity: &identity,
         set: set_facts(&observed),
+        accepted: database.annotations().get(ANNOTATION_ACCEPT_DATA_LOSS).map(String::as_str),
         requested: database.annotations().get(ANNOTATION_SWITCHOVER).map(String::as_str),
         agent_image: &context.agent_image,
     });

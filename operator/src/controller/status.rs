@@ -12,7 +12,7 @@ use proto::{
     },
     ha::volume::{FULL_BELOW, Room},
     identity::Ordinal,
-    wire::http::Role,
+    wire::{http::Role, peer::Status},
 };
 
 use super::{
@@ -345,10 +345,19 @@ fn durable(view: &View<'_>) -> Fact {
     }
 }
 
+/// Of those who would lead and cannot, the one that has most: what it says names the least loss.
+fn most_advanced<'a>(view: &View<'a>) -> Option<&'a Status> {
+    let statuses = view.members.values().filter_map(|member| member.status.as_ref());
+    statuses.filter(|status| status.failover_blocked.is_some()).max_by_key(|status| status.position)
+}
+
 fn failover_blocked(view: &View<'_>) -> Fact {
     let fact = |holds, reason, message: String| Fact::new(FAILOVER_BLOCKED, holds, reason, message);
     let Some((_, member)) = primary(view.members) else {
-        return fact(None, "NoPrimary", "no primary says so".to_owned());
+        return match most_advanced(view).and_then(|status| status.failover_blocked.clone()) {
+            Some(why) => fact(Some(true), "NoCandidate", why),
+            None => fact(None, "NoPrimary", "no primary says so".to_owned()),
+        };
     };
     let blocked = member.status.as_ref().and_then(|status| status.failover_blocked.clone());
     match blocked {

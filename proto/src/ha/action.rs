@@ -90,6 +90,11 @@ pub enum Event {
         /// Which standbys are missing, as a sentence.
         why: String,
     },
+    /// I lead although acknowledged commits may be on members that are away: a human wanted that.
+    LossAccepted {
+        /// Who may have them, as a sentence.
+        why: String,
+    },
     /// Commits wait for standbys again.
     DurabilityRestored,
     /// My data is thrown away and copied anew.

@@ -15,12 +15,13 @@ use super::{
     promise,
     question::{Refused, Reply, SurveyId, Testimony},
     turn::Turn,
-    view::View,
+    view::{Me, View},
     volume,
 };
 use crate::{
     clock::BootTime,
     identity::{DataId, Epoch, Ordinal},
+    pod::ANNOTATION_ACCEPT_DATA_LOSS,
     postgres::{Timeline, WalPosition},
     wire::{
         config::Durability,
@@ -34,6 +35,8 @@ const RANK_DELAY: Duration = Duration::from_millis(150);
 const CANDIDATE_LEAD: Duration = Duration::from_millis(600);
 /// How long the answers of all are waited for, when those that came would do.
 const SURVEY_PATIENCE: Duration = Duration::from_millis(300);
+/// The same when a human has accepted the loss of what others have: one that has promised must be heard.
+const ACCEPTED_PATIENCE: Duration = Duration::from_millis(1_500);
 /// How long a member that is ahead is left to claim by itself.
 const AHEAD_PATIENCE: Duration = Duration::from_millis(1_200);
 /// A survey whose answers are older is asked anew.
@@ -63,6 +66,7 @@ pub(super) fn contend(turn: &mut Turn<'_>, observed: &Observed, claimable: Claim
         Verdict::Go(found) => claim(turn, observed, claimable, document, &found),
         Verdict::Wait(why) => turn.doing(why),
         Verdict::Blocked(why) => {
+            let why = format!("{why}; {}", remedy(view, document));
             turn.summary.failover_blocked = Some(why.clone());
             turn.doing(why);
         }
@@ -177,6 +181,24 @@ pub(super) fn reply(view: &View, member: Ordinal, survey: Survey) -> Option<&Rep
     (*id == survey.id).then_some(reply)
 }
 
+/// Whether a human lets me lead without those who are missing, since nobody has led in the meantime.
+pub(super) fn loss_is_accepted(view: &View, document: &Document) -> bool {
+    let last = document.history.last().map(|opening| opening.epoch);
+    view.config
+        .accept_loss
+        .is_some_and(|accepted| accepted.member == view.me.ordinal && Some(accepted.epoch) == last)
+}
+
+/// What a human can do about it.
+fn remedy(view: &View, document: &Document) -> String {
+    let last = document.history.last().map_or(0, |opening| opening.epoch.0);
+    let Me { database, namespace, pod, .. } = &view.me;
+    format!(
+        "bring back who is missing, or accept the loss of what only they have: kubectl annotate database \
+         {database} --namespace {namespace} {ANNOTATION_ACCEPT_DATA_LOSS}={pod}@{last}"
+    )
+}
+
 /// Whether `member` is bound to a primary that may still be running.
 fn has_promised(view: &View, member: Ordinal, survey: Survey) -> bool {
     matches!(reply(view, member, survey), Some(Reply::Refused(Refused { promised: true, .. })))
@@ -204,20 +226,21 @@ fn verdict(view: &View, document: &Document, survey: Survey, mine: WalPosition) 
     if document.members.keys().any(|member| has_promised(view, *member, survey)) {
         return Verdict::Wait("a member has promised the last primary to wait");
     }
-    if silent && age < SURVEY_PATIENCE {
+    let accepted = loss_is_accepted(view, document);
+    if silent && age < if accepted { ACCEPTED_PATIENCE } else { SURVEY_PATIENCE } {
         return Verdict::Wait("waiting for the others' answers");
     }
     let Some(me) = view.durable().map(|durable| durable.data_id) else {
         return Verdict::Wait("no data to lead with");
     };
     let answered: BTreeSet<DataId> = answers.keys().copied().chain([me]).collect();
-    if !document.has_read_quorum(&answered) {
+    if !accepted && !document.has_read_quorum(&answered) {
         return Verdict::Blocked(no_quorum(document, &answered));
     }
     if answers.values().any(|other| other.position > mine) && age < AHEAD_PATIENCE {
         return Verdict::Wait("a member that is ahead may claim first");
     }
-    if let Some(behind) = too_far_behind(view, document, mine) {
+    if let Some(behind) = too_far_behind(view, document, mine).filter(|_| !accepted) {
         return Verdict::Blocked(behind);
     }
     Verdict::Go(Found { answers, mine })

@@ -265,4 +265,6 @@ pub enum Told {
     TookOver,
     /// That durability was lost.
     DurabilityLost,
+    /// That a human accepted the loss of acknowledged commits.
+    LossAccepted,
 }

@@ -3,12 +3,13 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use super::{
+    action::{Action, Event},
     configuration::Configuration,
     contest::{self, Highest},
     document::{Document, Opening},
     fence, handover,
     lease::{Claimable, Observed, Vacancy},
-    memory::{Paced, Takeover, Tenure},
+    memory::{Paced, Takeover, Tenure, Told},
     promise,
     question::Reply,
     renewal,
@@ -188,7 +189,7 @@ fn count(turn: &mut Turn<'_>, takeover: &mut Takeover, document: &Document, end:
     };
     let sealed: BTreeSet<DataId> = takeover.sealed.keys().copied().chain([me]).collect();
     let waited = takeover.own_sealed_at.map_or(Duration::ZERO, |at| view.now.since(at));
-    if !document.has_read_quorum(&sealed) {
+    if !document.has_read_quorum(&sealed) && !contest::loss_is_accepted(view, document) {
         turn.summary.failover_blocked = Some(contest::no_quorum(document, &sealed));
         return match waited > QUORUM_PATIENCE {
             true => Next::GiveUp("no read quorum is sealed", None),
@@ -263,7 +264,7 @@ fn ensure_slots(turn: &mut Turn<'_>, document: &Document) {
     let missing: BTreeSet<Ordinal> =
         wanted.filter(|member| *member != me && !sql.slots.contains(member)).collect();
     if !missing.is_empty() && turn.due(Paced::Slots, SLOTS_EVERY) {
-        turn.actions.push(super::action::Action::EnsureSlots(missing.into_iter().collect()));
+        turn.actions.push(Action::EnsureSlots(missing.into_iter().collect()));
     }
 }
 
@@ -303,9 +304,24 @@ fn open(
     };
     let mut opened = document.clone();
     opened.presumed = false;
+    if contest::loss_is_accepted(view, document) {
+        give_up_on(turn, &mut opened, &standbys.iter().copied().chain([me]).collect());
+    }
     opened.history = document.history_of(end, opening);
     opened.configurations.extend(first_configuration(view, takeover.epoch, me, standbys));
     renewal::renew(turn, observed, tenure, opened);
+}
+
+/// A human accepts the loss: what cannot be satisfied by those who sealed is no longer in force.
+fn give_up_on(turn: &mut Turn<'_>, opened: &mut Document, sealed: &BTreeSet<DataId>) {
+    if opened.has_read_quorum(sealed) {
+        return;
+    }
+    if turn.memory.told.insert(Told::LossAccepted) {
+        let why = contest::no_quorum(opened, sealed);
+        turn.actions.push(Action::Emit(Event::LossAccepted { why }));
+    }
+    opened.configurations.retain(|configuration| configuration.has_read_quorum(sealed));
 }
 
 /// What an epoch opens with. `Preferred` asks for no more standbys than there are.

@@ -6,7 +6,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::backup::ArchiveConfig;
-use crate::{ha::profile::Profile, postgres::SystemIdentifier};
+use crate::{
+    ha::profile::Profile,
+    identity::{Epoch, Ordinal},
+    postgres::SystemIdentifier,
+};
 
 /// Contents of [`crate::pod::CONFIG_FILE`]. The agent reads the mounted file at start and the `ConfigMap`
 /// through the API afterwards, because kubelet refreshes mounts only about once a minute.
@@ -40,6 +44,9 @@ pub struct AgentConfig {
     pub app_database: String,
     /// Size of the data volume in bytes: bounds `max_slot_wal_keep_size`.
     pub volume_bytes: u64,
+    /// A human lets a member lead without those that have acknowledged commits and are away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accept_loss: Option<AcceptLoss>,
     /// Digest of everything that a restart applies; reported back, so that the operator sees who runs what.
     pub generation: String,
     /// Where WAL and backups go; `None` if nowhere.
@@ -54,6 +61,15 @@ pub const IO_TIMEOUT: Duration = Duration::from_secs(6);
 /// What an operator that does not say yet means.
 fn io_timeout_ms() -> u64 {
     u64::try_from(IO_TIMEOUT.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A human gives up what only members that are away have ([`crate::pod::ANNOTATION_ACCEPT_DATA_LOSS`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct AcceptLoss {
+    /// Who may lead without them.
+    pub member: Ordinal,
+    /// The last epoch that was opened: once any other member has led, this means nothing.
+    pub epoch: Epoch,
 }
 
 impl AgentConfig {

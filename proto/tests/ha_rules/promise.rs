@@ -15,7 +15,10 @@ use proto::{
         view::{RelayReply, View},
     },
     identity::{DataId, Epoch, Ordinal},
-    wire::supervisor::{Data, Order},
+    wire::{
+        config::AcceptLoss,
+        supervisor::{Data, Order},
+    },
 };
 
 use crate::{
@@ -250,6 +253,24 @@ fn nobody_claims_while_a_member_says_that_it_has_promised() {
     let view = member(1, Sighting::Seen(held(60, document())));
     assert!(contend(view.clone(), &[surveyed(2, 500)]).is_some());
     assert_eq!(contend(view, &[surveyed(2, 500), (0, Reply::Refused(refused))]), None);
+}
+
+#[test]
+fn a_human_may_accept_the_loss_but_not_past_a_promise() {
+    let mut alone = document();
+    alone.configurations = vec![Configuration::alone(Epoch(4), DataId(0))];
+    let mut view = member(1, Sighting::Seen(held(60, alone)));
+    let refused = Refused { sealed: Some(Epoch(4)), promised: true, why: String::new() };
+    let accept = |member, epoch| Some(AcceptLoss { member: Ordinal(member), epoch: Epoch(epoch) });
+    for (accepted, may) in [(None, false), (accept(2, 4), false), (accept(1, 3), false), (accept(1, 4), true)]
+    {
+        view.config.accept_loss = accepted;
+        assert_eq!(contend(view.clone(), &[]).is_some(), may, "{accepted:?}");
+    }
+    assert_eq!(contend(view.clone(), &[(2, Reply::Refused(refused))]), None);
+    // L must have passed.
+    view.lease.sighting = Sighting::Seen(held(5, document()));
+    assert_eq!(contend(view, &[]), None);
 }
 
 #[test]

@@ -158,6 +158,7 @@ fn config() -> AgentConfig {
         hba: Vec::new(),
         app_database: "app".to_owned(),
         volume_bytes: 1 << 30,
+        accept_loss: None,
         generation: String::new(),
         archive: None,
     }

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test: what it builds is known to be there")]
 
+mod acceptance;
 mod dice;
 mod faults;
 mod long;

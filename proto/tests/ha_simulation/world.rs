@@ -201,6 +201,7 @@ pub(crate) fn config(replicas: u8, durability: Durability) -> AgentConfig {
         hba: Vec::new(),
         app_database: "app".to_owned(),
         volume_bytes: 1 << 30,
+        accept_loss: None,
         generation: String::new(),
         archive: None,
     }

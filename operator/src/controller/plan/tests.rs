@@ -91,6 +91,7 @@ struct World {
     identity: Identity,
     pods: u8,
     requested: Option<&'static str>,
+    accepted: Option<&'static str>,
 }
 
 impl World {
@@ -106,6 +107,7 @@ impl World {
             identity: Identity::Known(SystemIdentifier(77)),
             pods,
             requested: None,
+            accepted: None,
         }
     }
 
@@ -117,6 +119,7 @@ impl World {
             identity: &self.identity,
             set: Some(SetFacts { pods: self.pods, template_size: Some("50Gi".to_owned()) }),
             requested: self.requested,
+            accepted: self.accepted,
             agent_image: "agent",
         })
     }
@@ -334,6 +337,25 @@ fn a_request_for_a_switchover_is_passed_on_or_refused_with_a_reason() {
     world.requested = Some("");
     world.members.get_mut(&Ordinal(0)).unwrap().status = None;
     assert_eq!(world.plan().step, Step::None);
+}
+
+#[test]
+fn a_loss_is_accepted_while_nobody_leads() {
+    let mut world = World::new(3, 3);
+    world.accepted = Some("orders-db-1@4");
+    assert!(
+        matches!(world.plan().step, Step::DropAcceptance { message } if message.contains("orders-db-0 leads"))
+    );
+    world.members.get_mut(&Ordinal(0)).unwrap().status = None;
+    let plan = world.plan();
+    let accepted = AcceptLoss { member: Ordinal(1), epoch: Epoch(4) };
+    assert_eq!((plan.shape.accept_loss, plan.step), (Some(accepted), Step::None));
+    for nonsense in ["", "orders-db-1", "orders-db-7@4", "orders-db-1@x", "other-1@4"] {
+        world.accepted = Some(nonsense);
+        let plan = world.plan();
+        assert_eq!(plan.shape.accept_loss, None);
+        assert!(matches!(plan.step, Step::DropAcceptance { .. }), "{nonsense}");
+    }
 }
 
 #[test]
