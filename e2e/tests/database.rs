@@ -22,6 +22,9 @@ const LIMIT: Duration = Duration::from_mins(4);
 /// What only shows later must show within this (the promise to users).
 const TELL_LIMIT: Duration = Duration::from_secs(30);
 
+/// Name of a StorageClass without a provisioner.
+const SILENT_CLASS: &str = "matriarch-test-silent";
+
 static CLEARED: OnceCell<()> = OnceCell::const_new();
 
 async fn ground(name: &str) -> Result<Database> {
@@ -154,15 +157,18 @@ async fn deleted_children_come_back() -> Result<()> {
         "secret/whole-app",
         "secret/whole-tls",
     ];
-    for child in children {
+    let standby = database.standby().await?.name;
+    // A volume lives as long as the pod that uses it, which the operator restarts.
+    let (pod, claim) = (format!("pod/{standby}"), format!("pvc/data-{standby}"));
+    for child in children.into_iter().chain([pod.as_str(), claim.as_str()]) {
         let uid = uid_of(&database, child).await?;
-        database.kubectl(&["delete", child]).await?;
+        database.kubectl(&["delete", child, "--wait=false"]).await?;
         let back = async || {
             let now = uid_of(&database, child).await?;
             ensure!(now != uid, "it is still the old one");
             Ok(())
         };
-        let ((), took) = wait::until(&format!("{child} to come back"), TELL_LIMIT, back).await?;
+        let ((), took) = wait::until(&format!("{child} to come back"), LIMIT, back).await?;
         say(&format!("{child} came back within {:.1} s", took.as_secs_f64()));
     }
     // With other passwords and certificates than before.
@@ -234,6 +240,12 @@ async fn volumes_outlive_the_database_and_are_taken_over() -> Result<()> {
 #[ignore = "needs the lab; run by `cargo lab test`"]
 async fn what_only_shows_later_is_told_with_what_to_do() -> Result<()> {
     let cases = [
+        (
+            "no-provisioner",
+            json!({"storage": {"size": "1Gi", "storageClassName": SILENT_CLASS}}),
+            "VolumeNotProvisioned",
+            "the provisioner of its StorageClass runs",
+        ),
         ("no-image", json!({"image": "registry.invalid/postgres:16.3"}), "ImagePullFailed", "spec.image"),
         (
             "no-class",
@@ -250,6 +262,7 @@ async fn what_only_shows_later_is_told_with_what_to_do() -> Result<()> {
     ];
     for (name, more, reason, advice) in cases {
         let database = ground(name).await?;
+        silent_class(&database).await?;
         database.apply(&spec(1, &more)).await?;
         let told = async || degraded_because(&database, reason, advice).await;
         let ((), took) = wait::until(&format!("{name} to be told"), TELL_LIMIT, told).await?;
@@ -259,6 +272,15 @@ async fn what_only_shows_later_is_told_with_what_to_do() -> Result<()> {
         database.delete(LIMIT).await?;
     }
     Ok(())
+}
+
+/// A class whose volumes never come, of which nobody complains.
+async fn silent_class(database: &Database) -> Result<()> {
+    let class = json!({
+        "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": SILENT_CLASS},
+        "provisioner": "db.example.com/does-not-run", "volumeBindingMode": "WaitForFirstConsumer",
+    });
+    database.kubectl.run_with(&["apply", "-f", "-"], &class.to_string()).await.map(drop)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,7 @@
 //! What was observed of each member, side by side: pod, volume and the agent's own words. Pure. Plan and status
 //! both look at this and at nothing else of the members.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
@@ -38,6 +38,8 @@ pub(crate) struct PodFacts {
     pub(crate) ready: bool,
     /// Seconds since it was made, by the API server's clock.
     pub(crate) age_seconds: i64,
+    /// Made before the settings were last changed, by the same clock.
+    pub(crate) precedes_settings: bool,
     /// Why it cannot start, and what to do.
     pub(crate) trouble: Option<Trouble>,
 }
@@ -102,10 +104,11 @@ pub(crate) fn members(cluster: &Cluster, observed: &Observed, now: Timestamp) ->
     let mut members: Members =
         (0..cluster.spec.replicas).map(|ordinal| (Ordinal(ordinal), Member::default())).collect();
     let revision = current_revision(observed);
+    let unbound = unbound(observed);
     for pod in &observed.pods {
         let Some(ordinal) = cluster.ordinal_of(&pod.name_any()) else { continue };
         let member = members.entry(ordinal).or_default();
-        member.pod = Some(pod_facts(pod, revision.as_deref(), observed, now));
+        member.pod = Some(pod_facts(pod, revision.as_deref(), observed, &unbound, now));
         member.status = observed.answers.get(&ordinal).and_then(|answer| answer.as_ref().ok()).cloned();
     }
     for claim in &observed.volumes {
@@ -125,7 +128,27 @@ fn current_revision(observed: &Observed) -> Option<String> {
     (status.observed_generation == set.metadata.generation).then(|| status.update_revision.clone()).flatten()
 }
 
-fn pod_facts(pod: &Pod, revision: Option<&str>, observed: &Observed, now: Timestamp) -> PodFacts {
+/// When the settings that agents read were last written.
+fn settings_changed(observed: &Observed) -> Option<Timestamp> {
+    let writes = observed.config_map.as_ref()?.managed_fields().iter();
+    writes.filter_map(|write| write.time.as_ref().map(|time| time.0)).max()
+}
+
+/// Claims that have no volume yet.
+fn unbound(observed: &Observed) -> BTreeSet<String> {
+    let pending = |claim: &&PersistentVolumeClaim| {
+        claim.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Pending")
+    };
+    observed.volumes.iter().filter(pending).map(ResourceExt::name_any).collect()
+}
+
+fn pod_facts(
+    pod: &Pod,
+    revision: Option<&str>,
+    observed: &Observed,
+    unbound: &BTreeSet<String>,
+    now: Timestamp,
+) -> PodFacts {
     let of_pod = pod.labels().get("controller-revision-hash").map(String::as_str);
     let status = pod.status.as_ref();
     let conditions = status.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
@@ -139,7 +162,8 @@ fn pod_facts(pod: &Pod, revision: Option<&str>, observed: &Observed, now: Timest
         outdated: revision.is_some_and(|revision| of_pod.is_some_and(|of_pod| of_pod != revision)),
         ready: conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True"),
         age_seconds,
-        trouble: trouble(pod, age_seconds, &observed.warnings),
+        precedes_settings: settings_changed(observed).is_some_and(|changed| created < changed),
+        trouble: trouble(pod, age_seconds, &observed.warnings, unbound),
     }
 }
 

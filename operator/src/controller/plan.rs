@@ -20,8 +20,8 @@ use crate::{
     cluster::{Cluster, MAX_REPLICAS},
 };
 
-/// A pod restarted for a setting is left alone for this long before it may be restarted for one again, so that
-/// a setting that a restart does not settle cannot make a member restart without end.
+/// A pod that was made with the settings of now is left alone for this long before it may be restarted for one of
+/// them, so that a setting that a restart does not settle cannot make a member restart without end.
 const RESTART_PAUSE_SECONDS: i64 = 60;
 
 /// What the plan is made of.
@@ -291,7 +291,7 @@ fn restart_reason(member: &Member) -> Option<String> {
     if pod.outdated {
         return Some("the pod's template changed".to_owned());
     }
-    let rested = pod.age_seconds >= RESTART_PAUSE_SECONDS;
+    let rested = pod.precedes_settings || pod.age_seconds >= RESTART_PAUSE_SECONDS;
     (rested && !settings.is_empty()).then(|| format!("a restart applies {}", settings.join(", ")))
 }
 

@@ -1,6 +1,6 @@
 //! Why a pod does not start, in words that say what to do. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{ContainerStateWaiting, Pod};
 use kube::ResourceExt;
@@ -12,15 +12,31 @@ use super::members::Trouble;
 /// looked at), so what lasts less than this is not worth telling.
 const PATIENCE_SECONDS: i64 = 8;
 
-/// The first thing that keeps `pod` from starting, most certain first.
-pub(super) fn trouble(pod: &Pod, age_seconds: i64, warnings: &BTreeMap<String, String>) -> Option<Trouble> {
+/// Providing a volume takes a cloud some seconds. One that takes longer may never come, and nobody says so: a
+/// provisioner that does not run complains of nothing. Less than the half minute within which it must be told.
+const BINDING_SECONDS: i64 = 15;
+
+/// What the scheduler says of a claim that no volume fits.
+const UNBOUND: [&str; 2] =
+    ["unbound immediate PersistentVolumeClaims", "find available persistent volumes to bind"];
+
+/// The first thing that keeps `pod` from starting, most certain first. `unbound` are the claims without a volume.
+pub(super) fn trouble(
+    pod: &Pod,
+    age_seconds: i64,
+    warnings: &BTreeMap<String, String>,
+    unbound: &BTreeSet<String>,
+) -> Option<Trouble> {
     if let Some(trouble) = waiting_containers(pod) {
         return Some(trouble);
     }
     if age_seconds < PATIENCE_SECONDS {
         return None;
     }
-    volume(pod, warnings).or_else(|| unschedulable(pod)).or_else(|| mounting(pod, warnings))
+    volume(pod, warnings)
+        .or_else(|| unschedulable(pod))
+        .or_else(|| (age_seconds >= BINDING_SECONDS).then(|| waiting_volume(pod, unbound)).flatten())
+        .or_else(|| mounting(pod, warnings))
 }
 
 fn waiting_containers(pod: &Pod) -> Option<Trouble> {
@@ -82,10 +98,7 @@ fn source_of_image(container: &str) -> &'static str {
 
 /// The claim says it better than the scheduler, which only knows that something is unbound.
 fn volume(pod: &Pod, warnings: &BTreeMap<String, String>) -> Option<Trouble> {
-    let mut claims = pod.spec.as_ref()?.volumes.iter().flatten().filter_map(|volume| {
-        volume.persistent_volume_claim.as_ref().map(|source| source.claim_name.as_str())
-    });
-    claims.find_map(|claim| {
+    claims(pod).find_map(|claim| {
         let warning = warnings.get(&format!("PersistentVolumeClaim/{claim}"))?;
         let message = format!(
             "the volume {claim} of {} is not provided: check spec.storage and the StorageClass ({warning})",
@@ -93,6 +106,22 @@ fn volume(pod: &Pod, warnings: &BTreeMap<String, String>) -> Option<Trouble> {
         );
         Some(Trouble { reason: "VolumeNotProvisioned", message })
     })
+}
+
+fn waiting_volume(pod: &Pod, unbound: &BTreeSet<String>) -> Option<Trouble> {
+    let claim = claims(pod).find(|claim| unbound.contains(*claim))?;
+    let message = format!(
+        "the volume {claim} of {} does not come: check spec.storage, and that the provisioner of its StorageClass \
+         runs (kubectl describe pvc {claim})",
+        pod.name_any()
+    );
+    Some(Trouble { reason: "VolumeNotProvisioned", message })
+}
+
+/// The names of the claims that the pod uses.
+fn claims(pod: &Pod) -> impl Iterator<Item = &str> {
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    volumes.filter_map(|volume| Some(volume.persistent_volume_claim.as_ref()?.claim_name.as_str()))
 }
 
 fn unschedulable(pod: &Pod) -> Option<Trouble> {
@@ -107,7 +136,7 @@ fn unschedulable(pod: &Pod) -> Option<Trouble> {
             "its volume lies on a node that cannot run it; if that node is gone for good, delete the volume claim \
              and the pod, and it is copied anew (kubectl delete pvc data-{pod}; kubectl delete pod {pod})"
         ),
-        text if text.contains("unbound immediate PersistentVolumeClaims") => {
+        text if UNBOUND.iter().any(|words| text.contains(words)) => {
             "its volume is not bound: check spec.storage and the StorageClass".to_owned()
         }
         text if text.contains("Insufficient") => "add nodes or lower spec.resources".to_owned(),
@@ -156,11 +185,11 @@ mod tests {
             ("CrashLoopBackOff", "CrashLoop", "kubectl logs orders-db-1 -c postgres --previous"),
             ("CreateContainerConfigError", "ContainerNotCreated", "not found"),
         ] {
-            let trouble = trouble(&waiting(reason), 0, &BTreeMap::new()).unwrap();
+            let trouble = trouble(&waiting(reason), 0, &BTreeMap::new(), &BTreeSet::new()).unwrap();
             assert_eq!(trouble.reason, expected);
             assert!(trouble.message.contains(advice), "{}", trouble.message);
         }
-        assert_eq!(trouble(&waiting("PodInitializing"), 60, &BTreeMap::new()), None);
+        assert_eq!(trouble(&waiting("PodInitializing"), 60, &BTreeMap::new(), &BTreeSet::new()), None);
     }
 
     #[test]
@@ -177,8 +206,8 @@ mod tests {
             "type": "PodScheduled", "status": "False", "reason": "Unschedulable",
             "message": "0/3 nodes are available: 3 node(s) had volume node affinity conflict.",
         }]}));
-        assert_eq!(trouble(&pod, 1, &BTreeMap::new()), None);
-        let trouble = trouble(&pod, 60, &BTreeMap::new()).unwrap();
+        assert_eq!(trouble(&pod, 1, &BTreeMap::new(), &BTreeSet::new()), None);
+        let trouble = trouble(&pod, 60, &BTreeMap::new(), &BTreeSet::new()).unwrap();
         assert_eq!(trouble.reason, "Unschedulable");
         assert!(trouble.message.contains("kubectl delete pvc data-orders-db-1"), "{}", trouble.message);
     }
@@ -191,8 +220,28 @@ mod tests {
         let warning = r#"storageclass.storage.k8s.io "nope" not found"#;
         let warnings =
             BTreeMap::from([("PersistentVolumeClaim/data-orders-db-1".to_owned(), warning.to_owned())]);
-        let trouble = trouble(&pod, 60, &warnings).unwrap();
+        let trouble = trouble(&pod, 60, &warnings, &BTreeSet::new()).unwrap();
         assert_eq!(trouble.reason, "VolumeNotProvisioned");
         assert!(trouble.message.contains(warning), "{}", trouble.message);
+    }
+
+    #[test]
+    fn a_volume_that_nobody_speaks_of_is_told_within_half_a_minute() {
+        let unbound = BTreeSet::from(["data-orders-db-1".to_owned()]);
+        let pod = pod(&json!({"phase": "Pending"}));
+        assert_eq!(trouble(&pod, 10, &BTreeMap::new(), &unbound), None);
+        let told = trouble(&pod, 25, &BTreeMap::new(), &unbound).unwrap();
+        assert_eq!(told.reason, "VolumeNotProvisioned");
+        assert!(told.message.contains("kubectl describe pvc data-orders-db-1"), "{}", told.message);
+        assert_eq!(trouble(&pod, 25, &BTreeMap::new(), &BTreeSet::new()), None);
+    }
+
+    #[test]
+    fn a_class_without_provisioner_is_no_matter_of_nodes() {
+        let message = "0/3 nodes are available: 3 node(s) didn't find available persistent volumes to bind.";
+        let conditions = json!([{"type": "PodScheduled", "status": "False", "message": message}]);
+        let pod = pod(&json!({"conditions": conditions}));
+        let told = trouble(&pod, 60, &BTreeMap::new(), &BTreeSet::new()).unwrap();
+        assert!(told.message.contains("check spec.storage and the StorageClass"), "{}", told.message);
     }
 }

@@ -57,6 +57,7 @@ fn member(ordinal: u8, role: Role, state: State) -> Member {
             outdated: false,
             ready: true,
             age_seconds: 3_600,
+            precedes_settings: false,
             trouble: None,
         }),
         volume: Some(VolumeFacts {
@@ -281,7 +282,9 @@ fn settings_that_need_a_restart_get_one_but_not_again_and_again() {
     assert_eq!((name.as_str(), uid.as_str()), ("orders-db-2", "uid-2"));
     assert!(why.contains("max_connections"), "{why}");
     pod(&mut world.members, 2).age_seconds = RESTART_PAUSE_SECONDS - 1;
-    assert_eq!(world.plan().step, Step::None);
+    assert_eq!(world.plan().step, Step::None, "it has just been restarted with these settings");
+    pod(&mut world.members, 2).precedes_settings = true;
+    assert!(matches!(world.plan().step, Step::Restart { .. }), "newer settings do not wait");
 }
 
 #[test]
