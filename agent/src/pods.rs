@@ -167,3 +167,54 @@ impl Pods {
             .map_err(|source| PodError::Call { database: database(), source })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{convert::Infallible, sync::Mutex};
+
+    use axum::http::{Request, Response};
+    use kube::{Client, client::Body};
+
+    use super::*;
+
+    /// Member 1's pods on a server that answers every call about `db-2` with `code`.
+    fn pods_of_one(code: u16, seen: &Arc<Mutex<Vec<String>>>) -> Pods {
+        let seen = Arc::clone(seen);
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let seen = Arc::clone(&seen);
+            async move {
+                let path = request.uri().path().to_owned();
+                let body = request.into_body().collect_bytes().await.unwrap();
+                let code = if path.ends_with("db-2") { code } else { NO_SUCH_POD };
+                seen.lock().unwrap().push(format!("{path} {}", String::from_utf8_lossy(&body)));
+                let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code});
+                let answer = if code == 200 { json!({"metadata": {"name": "db-2"}}) } else { status };
+                let body = Body::from(serde_json::to_vec(&answer).unwrap());
+                Ok::<_, Infallible>(Response::builder().status(code).body(body).unwrap())
+            }
+        });
+        let me = Me {
+            ordinal: Ordinal(1),
+            pod: "db-1".to_owned(),
+            pod_uid: "uid".to_owned(),
+            database: "db".to_owned(),
+            namespace: "prod".to_owned(),
+        };
+        pods(Api::namespaced(Client::new(service, "prod"), "prod"), Arc::new(me)).0
+    }
+
+    #[tokio::test]
+    async fn stale_labels_are_taken_off_others_only_where_they_are() {
+        for (code, cleared) in
+            [(200, true), (TEST_FAILED, true), (NO_SUCH_POD, true), (403, false), (500, false)]
+        {
+            let seen = Arc::default();
+            let result = pods_of_one(code, &seen).clear_stale_primaries().await;
+            assert_eq!(result.is_ok(), cleared, "{code}");
+            let seen = seen.lock().unwrap();
+            assert_eq!(seen.len(), usize::from(MAX_MEMBERS) - 1, "every other member by name");
+            assert!(!seen.iter().any(|call| call.contains("/pods/db-1 ")), "never the own pod");
+            assert!(seen.iter().all(|call| call.contains(r#""op":"test""#) && call.contains("primary")));
+        }
+    }
+}

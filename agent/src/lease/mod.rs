@@ -362,3 +362,5 @@ impl LeaseTask {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod weather;

@@ -11,6 +11,7 @@ use proto::{
     ha::{
         document::Document,
         lease::{Contents, HolderField, LeaseVersion, Recorded, ResourceVersion, WriteId},
+        profile::Profile,
     },
     identity::Epoch,
     pod::{ANNOTATION_HA, ANNOTATION_NEVER_INITIALISED},
@@ -20,15 +21,23 @@ use proto::{
 pub(super) fn version(lease: &Lease, database_uid: &str) -> LeaseVersion {
     let spec = lease.spec.as_ref();
     let number = |value: Option<i32>| value.and_then(|value| u32::try_from(value).ok()).unwrap_or_default();
-    let seconds = number(spec.and_then(|spec| spec.lease_duration_seconds));
+    let seconds = spec.and_then(|spec| spec.lease_duration_seconds).unwrap_or_default();
     LeaseVersion {
         resource_version: ResourceVersion(lease.metadata.resource_version.clone().unwrap_or_default()),
         holder: holder(spec.and_then(|spec| spec.holder_identity.as_deref())),
         epoch: Epoch(number(spec.and_then(|spec| spec.lease_transitions))),
         write_id: spec.and_then(|spec| spec.renew_time.as_ref()).map(|time| WriteId(time.0.as_microsecond())),
-        duration: Duration::from_secs(u64::from(seconds)),
+        duration: patience(seconds),
         recorded: recorded(lease, database_uid),
     }
+}
+
+/// L as the holder lives by it. What no agent writes was edited by hand, and says nothing of when the holder will
+/// have stopped: nobody lives longer by any profile than by the longest.
+fn patience(seconds: i32) -> Duration {
+    let known = [Profile::Fast, Profile::Standard, Profile::Tolerant].map(|profile| profile.timing().lease);
+    let stated = u64::try_from(seconds).map(Duration::from_secs).unwrap_or_default();
+    known.into_iter().find(|lease| *lease == stated).unwrap_or(Profile::Tolerant.timing().lease)
 }
 
 fn holder(text: Option<&str>) -> HolderField {

@@ -21,8 +21,8 @@ use tokio::time::{sleep, timeout};
 
 use super::*;
 
-const PATIENCE: Duration = Duration::from_secs(10);
-const UID: &str = "uid-1";
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const UID: &str = "uid-1";
 
 /// What happens to the next write.
 #[derive(Clone, Copy)]
@@ -39,8 +39,48 @@ enum Fault {
     LandsThenSilence,
 }
 
+/// What happens to every request of one client for a while.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Weather {
+    /// Refused with this code; nothing lands.
+    Code(u16),
+    /// Writes land, but the answer to everything is this code.
+    LandsThen(u16),
+    /// Answered in order, after this.
+    Slow(Duration),
+    /// Nothing is ever answered, and nothing lands.
+    Silence,
+    /// Writes land, but the body of every answer is cut off.
+    Cut,
+    /// Reads show the past.
+    Stale,
+}
+
+/// The weather over one client, and what a stale read shows.
 #[derive(Clone, Default)]
-struct Server(Arc<Mutex<Store>>);
+pub(super) struct Sky(Arc<Mutex<(Option<Weather>, Option<Value>)>>);
+
+impl Sky {
+    pub(super) fn turn(&self, weather: Option<Weather>) {
+        *self.0.lock().unwrap() = (weather, None);
+    }
+
+    fn weather(&self) -> Option<Weather> {
+        self.0.lock().unwrap().0
+    }
+
+    /// What was there at the first read under this weather.
+    fn past(&self, now: Option<Value>) -> Option<Value> {
+        let mut sky = self.0.lock().unwrap();
+        if sky.1.is_none() {
+            sky.1 = now;
+        }
+        sky.1.clone()
+    }
+}
+
+#[derive(Clone, Default)]
+pub(super) struct Server(Arc<Mutex<Store>>);
 
 #[derive(Default)]
 struct Store {
@@ -52,7 +92,7 @@ struct Store {
 }
 
 impl Server {
-    fn born() -> Self {
+    pub(super) fn born() -> Self {
         let server = Self::default();
         server.put(json!({
             "metadata": {
@@ -81,12 +121,60 @@ impl Server {
     }
 
     fn client(&self) -> Client {
-        let server = self.clone();
+        self.client_under(&Sky::default())
+    }
+
+    /// A client whose requests go through this weather.
+    pub(super) fn client_under(&self, sky: &Sky) -> Client {
+        let (server, sky) = (self.clone(), sky.clone());
         let service = tower::service_fn(move |request: HttpRequest<Body>| {
-            let server = server.clone();
-            async move { Ok::<_, Infallible>(server.answer(request).await) }
+            let (server, sky) = (server.clone(), sky.clone());
+            async move { Ok::<_, Infallible>(server.answer_under(&sky, request).await) }
         });
         Client::new(service, "prod")
+    }
+
+    async fn answer_under(&self, sky: &Sky, request: HttpRequest<Body>) -> Response<Body> {
+        let reads = request.method() == Method::GET;
+        match sky.weather() {
+            Some(Weather::Code(code)) => status(code),
+            Some(Weather::LandsThen(code)) => {
+                self.answer(request).await;
+                status(code)
+            }
+            Some(Weather::Slow(delay)) => {
+                sleep(delay).await;
+                self.answer(request).await
+            }
+            Some(Weather::Silence) => std::future::pending().await,
+            Some(Weather::Cut) => {
+                self.answer(request).await;
+                Response::new(Body::from(b"{\"metadata\": {\"na".to_vec()))
+            }
+            Some(Weather::Stale) if reads => {
+                let now = self.store().lease.clone();
+                sky.past(now).map_or_else(|| status(404), |lease| reply(200, &lease))
+            }
+            Some(Weather::Stale) | None => self.answer(request).await,
+        }
+    }
+
+    /// What a holder elsewhere writes.
+    pub(super) fn write_as_holder(&self, contents: &Contents) {
+        let lease = self.store().lease.clone().unwrap();
+        let metadata = serde_json::from_value(lease["metadata"].clone()).unwrap();
+        self.put(serde_json::to_value(record::object(&metadata, contents)).unwrap());
+    }
+
+    pub(super) fn version(&self) -> u64 {
+        self.store().version
+    }
+
+    /// Who holds the Lease, in which epoch.
+    pub(super) fn leader(&self) -> (String, u64) {
+        let lease = self.store().lease.clone().unwrap();
+        let holder = lease["spec"]["holderIdentity"].as_str().unwrap_or_default().to_owned();
+        (holder, lease["spec"]["leaseTransitions"].as_u64().unwrap())
     }
 
     async fn answer(&self, request: HttpRequest<Body>) -> Response<Body> {
@@ -400,4 +488,19 @@ async fn what_another_saw_is_not_taken_for_newer_than_it_is() {
     bench.requests.send(Request::Refresh);
     bench.wait(|state| matches!(&state.sighting, Sighting::Seen(seen) if seen.confirmed >= later)).await;
     assert_eq!(bench.seen().version, newest.version);
+}
+
+#[tokio::test]
+async fn fields_edited_to_nonsense_are_read_so_that_nobody_leads_too_soon() {
+    let server = Server::born();
+    let mut lease = server.store().lease.clone().unwrap();
+    lease["spec"] = json!({
+        "holderIdentity": "not a holder", "leaseTransitions": -7, "leaseDurationSeconds": 1,
+        "renewTime": null,
+    });
+    server.put(lease);
+    let version = Bench::with(server).await.seen().version;
+    assert_eq!(version.holder, HolderField::Nonsense("not a holder".to_owned()), "somebody: it must expire");
+    assert_eq!((version.epoch, version.write_id), (Epoch(0), None));
+    assert_eq!(version.duration, Duration::from_secs(30), "no profile has 1 s: the longest is waited for");
 }

@@ -24,6 +24,8 @@ const TIMELINE_TIMEOUT: Duration = Duration::from_secs(3);
 const STATUS_TIMEOUT: Duration = Duration::from_secs(1);
 /// A live member on the pod network accepts at once.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(800);
+/// The longest answer that is read: a status with nine standbys takes some kilobytes.
+const MAX_ANSWER: usize = 1 << 20;
 /// Idle connections are kept this long, so that questions in a row need one handshake.
 const IDLE: Duration = Duration::from_secs(20);
 
@@ -40,6 +42,20 @@ pub(crate) enum AskError {
         member: Ordinal,
         /// What happened.
         source: reqwest::Error,
+    },
+    /// It says what no member says. It counts as silent.
+    #[error("member {member} answers nonsense")]
+    Nonsense {
+        /// Who.
+        member: Ordinal,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+    /// It does not stop talking.
+    #[error("member {member} answers with more than {MAX_ANSWER} bytes")]
+    TooLong {
+        /// Who.
+        member: Ordinal,
     },
 }
 
@@ -141,8 +157,18 @@ impl Peers {
     }
 }
 
-async fn receive<T: DeserializeOwned>(member: Ordinal, request: RequestBuilder) -> Result<T, AskError> {
+pub(super) async fn receive<T: DeserializeOwned>(
+    member: Ordinal,
+    request: RequestBuilder,
+) -> Result<T, AskError> {
     let call = |source| AskError::Call { member, source };
-    let response = request.send().await.and_then(reqwest::Response::error_for_status).map_err(call)?;
-    response.json().await.map_err(call)
+    let mut response = request.send().await.and_then(reqwest::Response::error_for_status).map_err(call)?;
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(call)? {
+        if body.len() + chunk.len() > MAX_ANSWER {
+            return Err(AskError::TooLong { member });
+        }
+        body.extend_from_slice(&chunk);
+    }
+    serde_json::from_slice(&body).map_err(|source| AskError::Nonsense { member, source })
 }

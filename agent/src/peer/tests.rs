@@ -20,7 +20,10 @@ use tokio::{
     time::timeout,
 };
 
-use super::server::{Incoming, routes};
+use super::{
+    client::{AskError, receive},
+    server::{Incoming, routes},
+};
 use crate::{
     chronicle::Chronicle,
     published::Published,
@@ -103,4 +106,37 @@ async fn a_stranger_is_refused_by_both_ends() {
     assert!(impostor.get(&path).send().await.is_err(), "its certificate is not of this CA");
     let member = client(&credentials(&authority, HOST), address);
     assert!(member.get(&path).send().await.is_ok(), "the same way with the right certificate works");
+}
+
+/// Somebody with a member's certificate who answers this.
+async fn babbler(authority: &Authority, body: &'static str, times: usize) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (rotate, current) = watch::channel(credentials(authority, HOST));
+    let routes = axum::Router::new().fallback(async move || {
+        let _keep = &rotate;
+        body.repeat(times)
+    });
+    tokio::spawn(serve(listener, routes, Some(current)));
+    address
+}
+
+#[tokio::test]
+async fn a_member_that_answers_nonsense_counts_as_silent() {
+    let authority = Authority::new();
+    for (body, times, wanted) in [
+        ("", 1, "nonsense"),
+        ("<html>", 1, "nonsense"),
+        ("{\"sealed\": {\"dataId\": \"d1\"}}", 1, "nonsense"),
+        ("{\"surveyed\": null}", 1, "nonsense"),
+        ("\"prophecy\"", 1, "nonsense"),
+        ("[[[[[[[[", 1 << 20, "more than"),
+    ] {
+        let address = babbler(&authority, body, times).await;
+        let client = client(&credentials(&authority, "db-1.db-headless.prod.svc"), address);
+        let answer: Result<Reply, AskError> =
+            receive(Ordinal(0), client.get(url(address, "/question"))).await;
+        let error = answer.unwrap_err().to_string();
+        assert!(error.contains(wanted), "{body}: {error}");
+    }
 }

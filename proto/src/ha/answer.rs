@@ -6,7 +6,7 @@
 use super::{
     memory::{Memory, Paced},
     promise::{self, Bound},
-    question::{Question, Refused, Relay, Reply, Testimony},
+    question::{self, Question, Refused, Relay, Reply, Testimony},
     view::View,
     volume,
 };
@@ -91,6 +91,10 @@ fn may_answer<'a>(
     if let Some(bound) = promise::bound(memory, view).filter(|_| expired) {
         let (promised, why) = (bound == Bound::Promised, bound.why().to_owned());
         return Err(Reply::Refused(Refused { sealed, promised, why }));
+    }
+    // Sealed for a number that nobody can have claimed, no member could be followed ever again.
+    if epoch.is_some_and(|epoch| !question::is_plausible(epoch, view.lease_epoch().max(durable.sealed))) {
+        return Err(refused(sealed, "no claim can have an epoch so far above the Lease's"));
     }
     if epoch.is_some_and(|epoch| epoch < durable.sealed) {
         return Err(refused(sealed, "sealed for a higher epoch"));

@@ -13,7 +13,7 @@ use super::{
     lease::{Claimable, Contents, Observed, Vacancy},
     memory::{Contest, Survey, Takeover},
     promise,
-    question::{Refused, Reply, SurveyId, Testimony},
+    question::{self, Refused, Reply, SurveyId, Testimony},
     turn::Turn,
     view::{Me, View},
     volume,
@@ -248,7 +248,10 @@ fn verdict(view: &View, document: &Document, survey: Survey, mine: WalPosition) 
 
 fn listed_answers(view: &View, document: &Document, survey: Survey) -> BTreeMap<DataId, Testimony> {
     let answer = |ordinal: &Ordinal| match reply(view, *ordinal, survey) {
-        Some(Reply::Surveyed(testimony)) if document.lists(*ordinal, testimony.data_id) => {
+        Some(Reply::Surveyed(testimony))
+            if document.lists(*ordinal, testimony.data_id)
+                && testimony.is_plausible(view.lease_epoch(), document.timeline) =>
+        {
             Some((testimony.data_id, *testimony))
         }
         _ => None,
@@ -308,7 +311,8 @@ fn refusal(view: &View, member: Ordinal) -> Option<Epoch> {
         Reply::Refused(refused) => refused.sealed,
         _ => None,
     };
-    replies.into_iter().flatten().filter_map(sealed).max()
+    let plausible = |epoch: &Epoch| question::is_plausible(*epoch, view.lease_epoch());
+    replies.into_iter().flatten().filter_map(sealed).filter(plausible).max()
 }
 
 /// The highest numbers seen anywhere outside the Lease.

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     clock::BootTime,
     identity::{DataId, Epoch},
-    postgres::{SystemIdentifier, WalPosition},
+    postgres::{SystemIdentifier, Timeline, WalPosition},
 };
 
 /// Names one round of a survey, so that an old answer is not taken for a new one. Unique like a write id, from
@@ -102,6 +102,27 @@ pub struct Testimony {
     /// Room on its volume: a leader without any looks for a member that has some.
     #[serde(default)]
     pub room: Room,
+}
+
+/// How far above the Lease's the numbers of a member may be. A Lease that was restored from a backup has forgotten
+/// some epochs; a million are not of this Database, and counting on from them would soon reach the end of all numbers.
+const FORGOTTEN: u32 = 1 << 20;
+
+/// Whether `epoch` can have existed under a Lease that shows `shown`.
+pub(super) fn is_plausible(epoch: Epoch, shown: Epoch) -> bool {
+    epoch.0 <= shown.0.saturating_add(FORGOTTEN)
+}
+
+/// Whether `timeline` can exist when `reserved` is the highest that the Lease knows of.
+pub(super) fn is_plausible_timeline(timeline: Timeline, reserved: Timeline) -> bool {
+    timeline.0.get() <= reserved.0.get().saturating_add(FORGOTTEN)
+}
+
+impl Testimony {
+    /// Whether a member can say this under a Lease that shows `epoch` and has reserved `timeline`.
+    pub(super) fn is_plausible(&self, epoch: Epoch, timeline: Timeline) -> bool {
+        is_plausible(self.sealed, epoch) && is_plausible_timeline(self.position.timeline, timeline)
+    }
 }
 
 /// Why a member did not answer.

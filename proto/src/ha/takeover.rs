@@ -11,7 +11,7 @@ use super::{
     lease::{Claimable, Observed, Vacancy},
     memory::{Paced, Takeover, Tenure, Told},
     promise,
-    question::Reply,
+    question::{self, Reply},
     renewal,
     turn::Turn,
     view::View,
@@ -142,6 +142,7 @@ fn collect(view: &View, takeover: &mut Takeover, document: &Document) {
         if let Some((epoch, Reply::Sealed { data_id, position })) = &replies.seal
             && *epoch == takeover.epoch
             && document.lists(*ordinal, *data_id)
+            && question::is_plausible_timeline(position.timeline, document.timeline)
             && *ordinal != view.me.ordinal
         {
             let entry = takeover.sealed.entry(*data_id).or_insert((*ordinal, *position));
@@ -165,6 +166,7 @@ fn sealed_higher(view: &View, epoch: Epoch) -> Option<Epoch> {
         Some((asked, Reply::Refused(refused))) if *asked == epoch => refused.sealed,
         _ => None,
     });
+    let refused = refused.filter(|sealed| question::is_plausible(*sealed, epoch));
     let own = view.durable().map(|durable| durable.sealed);
     refused.chain(own).max().filter(|sealed| *sealed > epoch)
 }

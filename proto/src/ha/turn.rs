@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use super::{
     action::{Action, Summary},
     configuration::Electorate,
-    lease::{LeaseWrite, Sighting},
+    lease::LeaseWrite,
     memory::{Memory, OrderKind, Paced, PendingWrite},
     question::{Question, SurveyId},
     view::View,
@@ -40,13 +40,9 @@ pub(super) struct Turn<'a> {
 
 impl<'a> Turn<'a> {
     pub(super) fn new(memory: &Memory, view: &'a View) -> Self {
-        let epoch = match &view.lease.sighting {
-            Sighting::Seen(observed) => observed.version.epoch,
-            Sighting::NotYet | Sighting::Missing(_) => Epoch::default(),
-        };
         let summary = Summary {
             role: Role::None,
-            epoch,
+            epoch: view.lease_epoch(),
             leader: None,
             doing: String::new(),
             durable: None,

@@ -235,6 +235,14 @@ impl View {
         Some(Holder { pod: self.me.pod.clone(), pod_uid: self.me.pod_uid.clone(), run })
     }
 
+    /// Epoch of the Lease as last seen.
+    pub fn lease_epoch(&self) -> Epoch {
+        match &self.lease.sighting {
+            Sighting::Seen(observed) => observed.version.epoch,
+            Sighting::NotYet | Sighting::Missing(_) => Epoch::default(),
+        }
+    }
+
     /// How I attach to a member.
     pub fn upstream(&self, leader: Ordinal) -> Upstream {
         Upstream {

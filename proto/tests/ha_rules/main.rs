@@ -109,6 +109,31 @@ fn w1_the_claim_replaces_the_version_that_was_judged() {
 }
 
 #[test]
+fn a_member_that_answers_nonsense_neither_counts_nor_moves_the_numbers() {
+    let mad = |epoch, timeline| {
+        Reply::Surveyed(Testimony {
+            data_id: DataId(2),
+            system_identifier: SYSTEM,
+            position: at(timeline, 400),
+            sealed: Epoch(epoch),
+            room: Room::Ample,
+        })
+    };
+    let wrong_kind = Reply::Sealed { data_id: DataId(2), position: at(5, 900) };
+    let view = member(1, Sighting::Seen(held(11, document())));
+    for nonsense in [mad(u32::MAX, 5), mad(4, u32::MAX), wrong_kind, Reply::Empty] {
+        assert_eq!(contend(view.clone(), &[(2, nonsense.clone())]), None, "{nonsense:?} is no vote");
+    }
+    let refused =
+        Reply::Refused(Refused { sealed: Some(Epoch(u32::MAX)), promised: false, why: "mad".to_owned() });
+    let write = contend(view.clone(), &[surveyed(2, 500), (0, refused)]).unwrap();
+    assert_eq!(write.contents().epoch, Epoch(5));
+    let seal = Question::Seal { epoch: Epoch(u32::MAX), expired: false };
+    let (_, response) = ha::answer(&Memory::default(), &view, &seal);
+    assert!(matches!(response, Response::Reply(Reply::Refused(_))), "{response:?}");
+}
+
+#[test]
 fn a_living_lease_is_not_contended_for() {
     let actions = decide(&member(1, Sighting::Seen(held(9, document()))));
     assert!(!actions.iter().any(|action| matches!(action, Action::Ask { .. } | Action::WriteLease(_))));
@@ -258,6 +283,23 @@ fn w4_who_may_have_given_the_lease_back_does_not_restore_it() {
         report.server = Server::Standby { following: None, streaming: false, replayed: None };
     });
     assert_eq!(writes(&ha::decide(&known, &view).actions), Vec::<&LeaseWrite>::new());
+}
+
+#[test]
+fn a_leader_clears_stale_labels_at_once_and_again_since_it_may_fail() {
+    let mut view = primary(0);
+    let clears = |actions: &[Action]| actions.contains(&Action::ClearStaleLabels);
+    let first = ha::decide(&Memory::default(), &view);
+    assert!(clears(&first.actions));
+    assert!(!clears(&ha::decide(&first.memory, &view).actions));
+    view.now = NOW + Duration::from_secs(31);
+    change_time(&mut view);
+    change(&mut view, |report| report.fence = None);
+    let mut memory = first.memory;
+    if let Some(tenure) = &mut memory.tenure {
+        tenure.renewed_at = view.now;
+    }
+    assert!(clears(&ha::decide(&memory, &view).actions));
 }
 
 #[test]

@@ -17,7 +17,11 @@ mod world;
 
 use faults::Fault;
 use proptest::prelude::*;
-use proto::wire::config::Durability;
+use proto::{
+    ha::{lease::Contents, profile::Profile},
+    identity::{Epoch, Holder, RunId},
+    wire::config::Durability,
+};
 use world::{World, config};
 
 const SECOND: u64 = 1_000_000;
@@ -178,6 +182,29 @@ fn lease_is_deleted_under_its_holder() {
     world.until(10 * SECOND, "it is made again", |world| world.lease.contents.is_some());
     world.until(20 * SECOND, "healthy", |world| world.is_healthy(3));
     assert_eq!((world.primary(), world.journal.last_epoch), (primary, epoch));
+}
+
+/// What a hand may do to a Lease. Clearing the holder is a release in another's name, so that for a moment two may
+/// accept (S1); what was acknowledged stays, and all becomes well by itself.
+#[test]
+fn a_lease_edited_by_hand_loses_nothing_and_heals() {
+    let edits: [fn(&mut Contents); 5] = [
+        |lease| lease.holder = None,
+        |lease| lease.holder = Some(Holder { pod: "x".into(), pod_uid: "y".into(), run: RunId("z".into()) }),
+        |lease| lease.epoch = Epoch(0),
+        |lease| lease.epoch = Epoch(1_000),
+        |lease| lease.duration = Profile::Tolerant.timing().lease,
+    ];
+    for (seed, edit) in edits.into_iter().enumerate() {
+        let mut world = formed(20 + u64::try_from(seed).unwrap(), Durability::Preferred);
+        world.honest = false;
+        world.run(3 * SECOND);
+        edit(world.lease.contents.as_mut().unwrap());
+        world.journal.last_epoch = world.lease.contents.as_ref().unwrap().epoch;
+        world.lease.version = world.fresh();
+        world.run(5 * SECOND);
+        world.until(90 * SECOND, "healthy", |world| world.is_healthy(3));
+    }
 }
 
 fn fault(nodes: usize) -> impl Strategy<Value = Fault> {

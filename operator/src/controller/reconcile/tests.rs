@@ -170,6 +170,27 @@ async fn what_the_api_server_refuses_is_told_in_the_status() {
 }
 
 #[tokio::test]
+async fn a_read_that_fails_makes_and_deletes_nothing() {
+    let world = World::settled(&json!({})).await;
+    let reads = [
+        STATEFUL_SET.to_owned(),
+        LEASE.to_owned(),
+        format!("{CORE}/pods"),
+        format!("{CORE}/persistentvolumeclaims"),
+        format!("{CORE}/secrets/orders-db-tls"),
+    ];
+    for code in [401, 403, 409, 429, 500, 503, 504] {
+        for read in &reads {
+            world.server.fail_once(&format!("GET {read}"), code);
+            assert!(world.reconcile().await.is_err(), "{code} to GET {read} is no answer");
+            assert_eq!(world.writes(), Vec::<String>::new(), "{code} to GET {read}");
+        }
+    }
+    world.reconcile().await.unwrap();
+    assert_eq!(world.writes(), Vec::<String>::new(), "nothing had to be mended");
+}
+
+#[tokio::test]
 async fn a_paused_database_is_only_described() {
     let world = World::settled(&json!({})).await;
     world.server.edit(DATABASE, |database| {
