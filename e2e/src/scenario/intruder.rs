@@ -139,10 +139,7 @@ async fn intrude(database: Database, pod: Pod, manner: Manner, shared: Shared) {
             if let Ok(access) = database.access_to(&pod).await
                 && let Ok(session) = Session::open(&access).await
             {
-                while let Ok(write) = write(&session, &pod.name, manner, &shared).await {
-                    shared.accepted.lock().unwrap_or_else(PoisonError::into_inner).extend(write);
-                    tokio::time::sleep(manner.pace).await;
-                }
+                write_until_it_ends(&session, &pod, manner, &shared).await;
             }
             tokio::time::sleep(manner.pace).await;
         }
@@ -150,6 +147,19 @@ async fn intrude(database: Database, pod: Pod, manner: Manner, shared: Shared) {
     tokio::select! {
         () = shared.stop.cancelled() => {}
         never = write_for_ever => never,
+    }
+}
+
+/// A server that refuses a write is asked again on the same session: it may lead by then, and a new connection each
+/// time would cost more than everything else.
+async fn write_until_it_ends(session: &Session, pod: &Pod, manner: Manner, shared: &Shared) {
+    loop {
+        match write(session, &pod.name, manner, shared).await {
+            Ok(write) => shared.accepted.lock().unwrap_or_else(PoisonError::into_inner).extend(write),
+            Err(error) if session.was_refused(&error) => {}
+            Err(_) => return,
+        }
+        tokio::time::sleep(manner.pace).await;
     }
 }
 

@@ -119,6 +119,13 @@ impl Session {
         })
     }
 
+    /// Whether `error` is the server's own answer, after which the session goes on.
+    pub fn was_refused(&self, error: &anyhow::Error) -> bool {
+        let answered =
+            error.downcast_ref::<tokio_postgres::Error>().is_some_and(|e| e.as_db_error().is_some());
+        answered && !self.client.is_closed()
+    }
+
     /// Runs a statement that may take longer.
     pub async fn query(
         &self,
