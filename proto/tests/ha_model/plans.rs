@@ -190,6 +190,7 @@ fn a_claimant_believes_to_have_caught_up() {
             Land(1),
             Answer { asker: 1, member: 2 },
             Think(1, Pace::Impatient),
+            Think(1, Pace::Impatient),
             Land(1),
             Finish(1),
         ],

@@ -15,7 +15,7 @@ use crate::{
     Rules,
     ages::{self, NOW},
     mutants::Mutant,
-    world::{Disk, Life, Node, Process, RECORD, Record, Violation, Walsender, World},
+    world::{Disk, Life, Node, Process, Record, Violation, Walsender, World},
 };
 
 /// The cluster that all data is of.
@@ -330,12 +330,12 @@ impl World {
             self.violate(Violation::S3);
         }
         // Walsenders of a standby count for nobody; they are known again with the first record after a promotion.
-        let server = &mut self.nodes[source].life;
-        if !matches!(server.process, Process::Primary { .. } | Process::Stopping { .. }) {
+        let upstream = &mut self.nodes[source].life;
+        if !matches!(upstream.process, Process::Primary { .. } | Process::Stopping { .. }) {
             return Some(());
         }
-        let names = server.names.clone();
-        let sender = server.senders.entry(id).or_insert(Walsender {
+        let names = upstream.names.clone();
+        let sender = upstream.senders.entry(id).or_insert(Walsender {
             ordinal: u8::try_from(node).unwrap(),
             sent: Lsn(0),
             flushed: Lsn(0),
@@ -377,7 +377,9 @@ impl World {
 
     pub(crate) fn reload_all(&mut self, node: usize) {
         let ids: Vec<DataId> = self.nodes[node].life.senders.keys().copied().collect();
-        ids.into_iter().for_each(|id| self.reload(node, id));
+        for id in ids {
+            self.reload(node, id);
+        }
         self.checkpointer(node);
     }
 }

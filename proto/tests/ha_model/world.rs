@@ -248,7 +248,7 @@ impl World {
         let late = self.late.iter().map(|write| write.contents.write_id);
         let known: BTreeSet<WriteId> = agent.known_ids().into_iter().chain(late).collect();
         let first = seen * 100 + i64::from(self.nodes[node].ordinal) * 10;
-        (first..).map(WriteId).find(|id| !known.contains(id)).unwrap_or_default()
+        (first..first + 10).map(WriteId).find(|id| !known.contains(id)).unwrap_or_default()
     }
 
     /// S2: what was acknowledged in an earlier epoch is in the log of a later primary.
