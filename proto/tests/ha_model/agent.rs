@@ -46,6 +46,7 @@ pub(crate) fn config(rules: &Rules) -> AgentConfig {
         app_database: "app".to_owned(),
         volume_bytes: 1 << 30,
         generation: String::new(),
+        accept_loss: None,
         archive: None,
     }
 }
