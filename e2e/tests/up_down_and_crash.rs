@@ -16,7 +16,7 @@ use e2e::scenario::wait::until;
 use tokio::process::Command;
 
 /// With everything in the cache, on a machine that does other things as well.
-const UP_LIMIT: Duration = Duration::from_mins(4);
+const UP_LIMIT: Duration = Duration::from_mins(7);
 /// For programs of others that happen to name the lab's folder, such as `ls`.
 const REMAINS_LIMIT: Duration = Duration::from_secs(20);
 /// A refusal comes before anything is made.

@@ -14,8 +14,9 @@ use serde_json::Value;
 /// No answer may take longer: watches end and are begun again, so this holds for them too.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Eight times what it takes while the machine is idle: others may be building on it.
-const START_LIMIT: Duration = Duration::from_mins(2);
+/// Many times what it takes while the machine is idle: others may be building on it, and a kubelet that was late once
+/// waits twice as long before each further attempt, for up to two minutes.
+const START_LIMIT: Duration = Duration::from_mins(5);
 
 const POLL: Duration = Duration::from_millis(200);
 
