@@ -117,8 +117,10 @@ pub(super) fn next_configurations(
         (Some(current), Some(wish)) => step(current, &wish)?,
     };
     // Anything may be followed by "waits for nobody", and what nothing can be acknowledged under by anything;
-    // else one step must be settled before the next.
+    // else one step must be settled before the next. One that stands alone was: asking again would wait for ever
+    // for standbys that have become others meanwhile.
     let may = settled
+        || document.configurations == alone
         || current.is_some_and(|current| current.is_unsatisfiable() || (next.k == 0 && current.k > 0));
     may.then(|| document.configurations.iter().cloned().chain([next]).collect())
 }

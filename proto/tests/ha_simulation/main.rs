@@ -79,6 +79,24 @@ fn volume_is_lost() {
     world.until(60 * SECOND, "all stream again", |world| world.is_healthy(3));
 }
 
+/// The one standby that commits wait for is somebody else afterwards.
+#[test]
+fn volume_of_the_only_standby_is_lost() {
+    for durability in [Durability::Preferred, Durability::Required] {
+        let mut world = World::new(11, 2, config(2, durability));
+        world.until(40 * SECOND, "two members form", |world| world.is_healthy(2));
+        let primary = world.primary().unwrap();
+        world.apply(Fault::WipeVolume(1 - primary));
+        world.run(SECOND);
+        world.until(40 * SECOND, "both stream again", |world| world.is_healthy(2));
+        let acknowledged = world.journal.acknowledged.len();
+        world.until(20 * SECOND, "commits are acknowledged again", |world| {
+            world.journal.acknowledged.len() > acknowledged + 10
+        });
+        assert_eq!(world.primary(), Some(primary));
+    }
+}
+
 #[test]
 fn primary_is_isolated() {
     let mut world = after(Fault::Isolate, 13 * SECOND);
