@@ -40,7 +40,7 @@ pub struct Memory {
     pub handover: Option<Handover>,
     /// My volume is full: the question who has room.
     pub relief: Option<Survey>,
-    /// I do not contend before this, unless nobody else could lead.
+    /// I do not contend before this, or before another has led: whoever leads may name me again.
     pub stand_aside_until: Option<BootTime>,
     /// Failed attempts to lead in a row, for back-off.
     pub failures: u32,

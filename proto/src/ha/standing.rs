@@ -177,6 +177,7 @@ fn led(turn: &mut Turn<'_>, observed: &Observed, document: &Document) {
     };
     if let (Some(opening), Some(leader)) = (document.opened(version.epoch), holder) {
         turn.summary.leader = Some(leader);
+        turn.memory.stand_aside_until = None;
         follow::follow(turn, document, *opening, leader);
     } else {
         start_closed(turn);

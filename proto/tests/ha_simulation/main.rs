@@ -112,6 +112,19 @@ fn switchover_to_a_named_member() {
     world.until(20 * SECOND, "all stream again", |world| world.is_healthy(3));
 }
 
+/// Who gave the lead away stands aside only until another has it, and may be named as soon as it streams again.
+#[test]
+fn switchover_there_and_at_once_back() {
+    let mut world = formed(3, Durability::Preferred);
+    let first = world.primary().unwrap();
+    for to in [(first + 1) % 3, first] {
+        world.apply(Fault::Switchover(u8::try_from(to).ok()));
+        world.until(10 * SECOND, "the named member leads", |world| {
+            world.primary() == Some(to) && world.is_healthy(3)
+        });
+    }
+}
+
 #[test]
 fn agent_restarts_and_postgres_does_not_notice() {
     let mut world = formed(3, Durability::Preferred);
