@@ -36,9 +36,11 @@ async fn kill(lab: &Lab, database: &Database, pod: &Pod, process: &str) -> Resul
     Ok(())
 }
 
-/// `kubectl delete pod` of the primary.
+/// `kubectl delete pod` of the primary. Its pod goes on for a moment, so the fault has begun only once another leads.
 pub async fn delete_primary(database: &Database) -> Result<()> {
-    database.delete_pod(&database.primary().await?).await
+    let primary = database.primary().await?;
+    database.delete_pod(&primary).await?;
+    another_leads(database, &primary).await
 }
 
 /// `kubectl drain` of the primary's node, and back.
