@@ -17,6 +17,8 @@ use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 const NAMESPACE: &str = "database";
+/// Where a Database of the same name lives.
+const NAMESAKES: &str = "database-too";
 /// From one state to the next on a machine that also builds.
 const LIMIT: Duration = Duration::from_mins(4);
 /// What only shows later must show within this (the promise to users).
@@ -300,5 +302,58 @@ async fn a_single_instance_survives_its_container() -> Result<()> {
         Ok(())
     };
     wait::until("the instance to come back with its row", LIMIT, replaced).await?;
+    database.delete(LIMIT).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the lab; run by `cargo lab test`"]
+async fn namesakes_in_two_namespaces_have_nothing_to_do_with_each_other() -> Result<()> {
+    let stage = Stage::with_operator().await?;
+    let first = formed("twin", 1).await?;
+    stage.without(NAMESAKES).await?;
+    let second = stage.database(NAMESAKES, "twin").await?;
+    second.apply(&spec(1, &json!({}))).await?;
+    verdict::whole(&second, 1, LIMIT).await?;
+    create_tables(&first).await?;
+    let of = async |database: &Database| -> Result<(String, String)> {
+        let lease =
+            database.kubectl(&["get", "lease", "twin", "-o", "jsonpath={.spec.holderIdentity}"]).await?;
+        Ok((lease, database.status().await?.system_identifier.context("no system identifier")?))
+    };
+    let (one, other) = (of(&first).await?, of(&second).await?);
+    ensure!(one.0 != other.0 && one.1 != other.1, "{one:?} and {other:?} are not two");
+    let ledger = "SELECT coalesce(to_regclass('ledger')::text, 'none')";
+    ensure!(ask(&second, &second.primary().await?, ledger).await? == "none", "they share data");
+    first.delete(LIMIT).await?;
+    ensure!(of(&second).await? == other, "the deletion of one reached the other");
+    verdict::whole(&second, 1, LIMIT).await?;
+    second.delete(LIMIT).await?;
+    stage.without(NAMESAKES).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the lab; run by `cargo lab test`"]
+async fn lease_calls_have_a_priority_level_of_their_own() -> Result<()> {
+    let database = formed("prior", 1).await?;
+    let served = async || -> Result<u64> {
+        let metrics = database.kubectl.run(&["get", "--raw", "/metrics"]).await?;
+        let ours = metrics.lines().filter(|line| {
+            line.starts_with("apiserver_flowcontrol_dispatched_requests_total{")
+                && line.contains(r#"flow_schema="matriarch-leases""#)
+                && line.contains(r#"priority_level="matriarch-leases""#)
+        });
+        let counts = ours.map(|line| Ok(line.rsplit(' ').next().context("no value")?.parse::<f64>()?));
+        // Whole numbers, and far below where a float has none.
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        counts.sum::<Result<f64>>().map(|count| count as u64)
+    };
+    let before = served().await?;
+    let more = async || {
+        let now = served().await?;
+        ensure!(now >= before + 5, "{before} before, {now} now");
+        Ok(now)
+    };
+    let (now, took) = wait::until("lease calls in their level", LIMIT, more).await?;
+    say(&format!("{} lease calls in {:.1} s", now - before, took.as_secs_f64()));
     database.delete(LIMIT).await
 }
