@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::undo::Undo;
+use crate::lab::addresses;
 use crate::lab::network::{self, run_in};
 use crate::lab::{Lab, Node, image, mounts, strays};
 
@@ -24,6 +25,7 @@ pub async fn on(lab: &Lab, node: &Node) -> Result<()> {
     plug(node).await?;
     node.start_containerd()?;
     image::wait_containerd(node).await?;
+    until_api_server_is_reached(node).await;
     node.start_kubelet(lab.programs())
 }
 
@@ -45,6 +47,19 @@ fn undo_freeze(node: &Node) -> Result<Undo> {
     let (file, [_, thawed]) = node.cgroup().switch()?;
     let arguments = vec![file.display().to_string(), thawed.to_owned(), node.name().to_owned()];
     Ok(Undo::new(format!("frozen.{}", node.name()), SCRIPT, arguments))
+}
+
+/// A link takes a moment to carry packets. A kubelet that finds no API server at its very start takes its own node for
+/// another and forgets the storage driver for minutes. If there is none to be reached, it starts all the same.
+async fn until_api_server_is_reached(node: &Node) {
+    const TRIES: u32 = 25;
+    let connect = format!("exec 3<>/dev/tcp/{}/6443", addresses::API_SERVER);
+    for _ in 0..TRIES {
+        if run_in(&node.namespace(), &["timeout", "1", "bash", "-c", &connect]).await.is_ok() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
 }
 
 async fn unplug(node: &Node) -> Result<()> {
