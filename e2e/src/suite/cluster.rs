@@ -26,6 +26,9 @@ const LOG_LINES: usize = 25;
 /// What all cluster tests start with: compiled and imported before them, so that their limits are for tests.
 const IMAGES: &[&str] = &["agent", "operator", "s3", "tools", "16"];
 
+/// After these there is nothing to look at: they come last.
+const ENDS_THE_LAB: &[&str] = &["up_down_and_crash"];
+
 /// Proof that this run began to bring up the lab, and so has to take it down.
 pub(super) struct BroughtUp;
 
@@ -34,18 +37,22 @@ impl Run {
         if std::env::var_os("KUBECONFIG").is_none() && !self.lab_is_up().await? {
             return Ok(());
         }
+        let (ending, playing): (Vec<_>, Vec<_>) =
+            cluster_tests()?.into_iter().partition(|name| ENDS_THE_LAB.contains(&name.as_str()));
+        if !self.ignored_tests("cluster tests", &playing).await? {
+            self.show_what_matters().await;
+        }
+        self.ignored_tests("tests that end the lab", &ending).await.map(drop)
+    }
+
+    async fn ignored_tests(&mut self, name: &str, binaries: &[String]) -> Result<bool> {
         let mut command = cargo();
-        let binaries = cluster_tests()?;
         // The whole workspace, as the unit tests: one package alone gets other features, and with them
         // every dependency would be compiled once more.
         command.args(["test", "--workspace", "--locked", "--no-fail-fast"]);
         command.args(binaries.iter().map(|name| format!("--test={name}")));
         command.args(["--", "--ignored", "--test-threads=1", "--show-output"]).args(&self.options.filter);
-        let good = self.tests("cluster tests", command, TESTS_LIMIT, &binaries).await?;
-        if !good {
-            self.show_what_matters().await;
-        }
-        Ok(())
+        self.tests(name, command, TESTS_LIMIT, binaries).await
     }
 
     async fn lab_is_up(&mut self) -> Result<bool> {

@@ -37,6 +37,16 @@ impl std::fmt::Display for Tally {
 /// What a test prints, at the start of a line, when it cannot run here.
 pub const SKIPPED: &str = "skipped: ";
 
+/// Of what a failed test said last, as much as the summary repeats.
+const REASON_LINES: usize = 12;
+
+/// A failed test.
+#[derive(Debug)]
+struct Failure {
+    name: String,
+    reason: Vec<String>,
+}
+
 /// Takes the output line by line.
 #[derive(Debug, Default)]
 pub(super) struct Reader {
@@ -47,7 +57,9 @@ pub(super) struct Reader {
     ran: BTreeSet<String>,
     tally: Tally,
     crashed: Vec<String>,
-    failures: Vec<String>,
+    failures: Vec<Failure>,
+    /// Whose output is being read, and whether it has come to why it failed.
+    telling: Option<(usize, bool)>,
     skips: Vec<String>,
 }
 
@@ -67,9 +79,25 @@ impl Reader {
                 self.ran.insert(self.binary.clone());
             }
         } else if let Some(name) = failed_test(line) {
-            self.failures.push(format!("{}: {name}", self.binary));
+            self.failures.push(Failure { name: format!("{}: {name}", self.binary), reason: Vec::new() });
+        } else if let Some(name) = output_of(line) {
+            let name = format!("{}: {name}", self.binary);
+            let failed = self.failures.iter().position(|failure| failure.name == name);
+            self.telling = failed.map(|index| (index, false));
         } else if let Some(reason) = line.strip_prefix(SKIPPED) {
             self.skips.push(reason.to_owned());
+        } else {
+            self.reason(line);
+        }
+    }
+
+    fn reason(&mut self, line: &str) {
+        let Some((index, begun)) = &mut self.telling else { return };
+        *begun |= line.starts_with("Error: ") || line.starts_with("thread '");
+        if let Some(failure) = self.failures.get_mut(*index).filter(|_| *begun && !line.is_empty())
+            && failure.reason.len() < REASON_LINES
+        {
+            failure.reason.push(line.to_owned());
         }
     }
 
@@ -85,11 +113,15 @@ impl Reader {
             failed: self.tally.failed + u32::try_from(problems.len()).unwrap_or(u32::MAX),
             skipped,
         };
-        problems.extend(self.failures);
+        problems.extend(self.failures.into_iter().map(|failure| {
+            let lines = std::iter::once(failure.name).chain(failure.reason);
+            lines.collect::<Vec<_>>().join("\n    ")
+        }));
         Outcome { tally, problems, skips: self.skips }
     }
 
     fn close(&mut self) {
+        self.telling = None;
         if std::mem::take(&mut self.open) {
             self.crashed.push(self.binary.clone());
         }
@@ -101,7 +133,7 @@ impl Reader {
 pub(super) struct Outcome {
     /// Of all binaries together.
     pub(super) tally: Tally,
-    /// One line for each failure.
+    /// Each failure, with its reason on further lines.
     pub(super) problems: Vec<String>,
     /// Why tests were skipped.
     pub(super) skips: Vec<String>,
@@ -130,6 +162,11 @@ fn result(line: &str) -> Option<Tally> {
 /// `test lab::works ... FAILED`
 fn failed_test(line: &str) -> Option<&str> {
     line.strip_prefix("test ")?.strip_suffix(" ... FAILED")
+}
+
+/// `---- lab::works stdout ----`
+fn output_of(line: &str) -> Option<&str> {
+    line.strip_prefix("---- ")?.strip_suffix(" stdout ----")
 }
 
 #[cfg(test)]
@@ -164,6 +201,20 @@ mod tests {
         let outcome = read(&text, &["e2e"]);
         assert_eq!(outcome.tally, Tally { passed: 1, failed: 1, skipped: 0 });
         assert_eq!(outcome.problems, ["e2e: b"]);
+    }
+
+    #[test]
+    fn a_failure_is_told_with_its_reason() {
+        let said = "---- a stdout ----\nError: not this\n---- b stdout ----\nwork\nError: it broke\n\nCaused by:\n    \
+            0: no\n\n";
+        let text = GOOD.replace("test b ... ok", "test b ... FAILED").replace(
+            "\ntest result: ok. 2 passed; 0",
+            &format!("{said}failures:\n    b\n\ntest result: FAILED. 1 passed; 1"),
+        );
+        let outcome = read(&text, &["e2e"]);
+        assert_eq!(outcome.tally, Tally { passed: 1, failed: 1, skipped: 0 });
+        let lines: Vec<_> = outcome.problems[0].lines().map(str::trim).take(4).collect();
+        assert_eq!(lines, ["e2e: b", "Error: it broke", "Caused by:", "0: no"]);
     }
 
     #[test]
