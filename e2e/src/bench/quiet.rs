@@ -12,8 +12,6 @@ use crate::{
 };
 
 const OPERATOR: &str = "system:serviceaccount:matriarch-system:matriarch-operator";
-/// For the last words of what happened before to be written.
-const QUIET: Duration = Duration::from_secs(5);
 /// Longer than the operator leaves a Database at rest alone, so that it also looks by itself.
 const WATCHED: Duration = Duration::from_secs(25);
 
@@ -28,7 +26,7 @@ struct Requests {
 pub(super) async fn line(database: &Database) -> Result<Line> {
     let at_rest = async || {
         let requests = during(async || {
-            tokio::time::sleep(QUIET).await;
+            tokio::time::sleep(WATCHED).await; // the last words of what happened before may come with such a look
             Ok(())
         })
         .await?;
