@@ -5,8 +5,12 @@
 //! | `install` | init container | puts the binary where both containers reach it |
 //! | `supervise` | PID 1 of `postgres` | owns every `PostgreSQL` process and enforces the fence |
 //! | `timeline` | `kubectl exec` | shows what all members saw and did |
-//! | `run` | native sidecar | lease, elections, labels, HTTP; tells the supervisor what to do |
+//! | `run` | native sidecar | lease, elections, labels, HTTP, archive; tells the supervisor what to do |
+//! | `restore` | init container of the PostgreSQL image | fills an empty volume from a repository |
+//! | `wal` | PostgreSQL's `archive_command` | hands a WAL file to the sidecar |
 
+mod archive;
+mod backup;
 mod boot_clock;
 mod chain;
 mod chronicle;
@@ -23,6 +27,7 @@ mod passwords;
 mod peer;
 mod pods;
 mod published;
+mod restore;
 mod run;
 mod serving;
 mod settings;
@@ -30,7 +35,7 @@ mod sql;
 mod supervisor;
 mod tls;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
@@ -57,8 +62,13 @@ enum Command {
     Twin,
     /// Show what all members saw and did, in the order of time
     Timeline(chronicle::command::Options),
-    /// Run the sidecar: lease, elections, labels, HTTP
+    /// Run the sidecar: lease, elections, labels, HTTP, archive
     Run,
+    /// Make an empty volume what a backup and the archive say, before PostgreSQL starts
+    Restore(restore::RestoreArguments),
+    /// What PostgreSQL runs to archive a WAL file, and to get one back
+    #[command(subcommand)]
+    Wal(archive::command::WalCommand),
 }
 
 /// Renewals must not wait behind a handshake or a scrape; more threads would only cost memory.
@@ -66,27 +76,37 @@ const WORKER_THREADS: usize = 2;
 /// Only name lookups and reads of small files block; each thread costs a stack.
 const BLOCKING_THREADS: usize = 4;
 
-fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
     match arguments.command {
+        Command::Wal(command) => return Ok(command.run()),
         Command::Install { target } => install::install(&target).context("installing the agent"),
         Command::Run => {
             log_to_stderr();
             block_on(run::run())
         }
         Command::Timeline(options) => block_on(chronicle::command::run(&options)),
+        Command::Restore(arguments) => {
+            log_to_stderr();
+            restoring(arguments)
+        }
         Command::Supervise(layout) => {
             log_to_stderr();
             supervisor::run(layout)
         }
         Command::Twin => supervisor::twin::run().context("enforcing the fence"),
     }
+    .map(|()| ExitCode::SUCCESS)
+}
+
+fn install_tls() -> anyhow::Result<()> {
+    rustls::crypto::ring::default_provider()
+        .install_default()
+        .map_err(|_| anyhow::anyhow!("a TLS provider was installed twice"))
 }
 
 fn block_on(task: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
-    rustls::crypto::ring::default_provider()
-        .install_default()
-        .map_err(|_| anyhow::anyhow!("a TLS provider was installed twice"))?;
+    install_tls()?;
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKER_THREADS)
         .max_blocking_threads(BLOCKING_THREADS)
@@ -94,6 +114,15 @@ fn block_on(task: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()
         .build()
         .context("starting the runtime")?
         .block_on(task)
+}
+
+fn restoring(arguments: restore::RestoreArguments) -> anyhow::Result<()> {
+    install_tls()?;
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("starting the runtime")?
+        .block_on(restore::run(arguments))
 }
 
 /// Lines of JSON on standard error; `RUST_LOG` chooses what.

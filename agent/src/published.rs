@@ -24,6 +24,8 @@ pub(crate) struct Published {
     pub(crate) member: Member,
     /// Primary: until when the lease lets it accept writes.
     pub(crate) lease_valid_until: Option<BootTime>,
+    /// Until when the fence lets the server here write: set from before its promotion until it has stopped.
+    pub(crate) fenced_until: Option<BootTime>,
     /// Primary: when SQL last said that it accepts writes.
     pub(crate) writable_at: Option<BootTime>,
     /// Standby: when it was last seen streaming.
@@ -76,6 +78,7 @@ impl Published {
             member: Member::unknown(patroni),
             status,
             lease_valid_until: None,
+            fenced_until: None,
             writable_at: None,
             streamed_at: None,
             lease_seen_at: None,

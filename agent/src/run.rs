@@ -7,7 +7,10 @@ use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::{Api, Client};
 use proto::{
     ha::view::Me,
-    pod::{CONFIG_DIR, HTTP_PORT, LOCK_FILE, PASSWORDS_DIR, PEER_PORT, RUN_DIR, SUPERVISOR_SOCKET, TLS_DIR},
+    pod::{
+        BACKUP_CREDENTIALS_DIR, CONFIG_DIR, HTTP_PORT, LOCK_FILE, PASSWORDS_DIR, PEER_PORT, RUN_DIR,
+        SUPERVISOR_SOCKET, TLS_DIR,
+    },
     wire::config::AgentConfig,
 };
 use tokio::{
@@ -19,6 +22,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    archive, backup,
     chronicle::Chronicle,
     cluster,
     driver::{Driver, Hands, Inputs},
@@ -125,6 +129,7 @@ async fn assemble(
     };
     tasks.add("settings", settings.run());
 
+    let archive_config = config.clone();
     let metrics = Arc::new(Metrics::new(&me.database, &me.namespace));
     let (incoming_in, incoming) = mpsc::channel(INCOMING_QUEUE);
     let inputs = Inputs { contact, lease: lease_state, reading, config, pod, verifiers, incoming, shutdown };
@@ -142,10 +147,23 @@ async fn assemble(
         hurry,
     };
     let (database, namespace) = (me.database.clone(), me.namespace.clone());
-    let (driver, published) = Driver::new(me, inputs, hands);
+    let (driver, published) = Driver::new(Arc::clone(&me), inputs, hands);
+    let (archive, connection, upkeep) = archive::archive(archive::Parts {
+        me,
+        published: published.clone(),
+        config: archive_config,
+        peers: peers.clone(),
+        credentials: Path::new(BACKUP_CREDENTIALS_DIR),
+        socket_directory: RUN_DIR.into(),
+    });
+    tasks.add("archive's store", connection.run());
+    tasks.add("archive's upkeep", upkeep.run());
+    tasks.add("archive", archive::serve(archive.clone()));
+    let (backups, backup_task) = backup::backups(archive.clone(), peers.clone(), RUN_DIR.into());
+    tasks.add("backups", backup_task.run());
     let shared = http::Shared { published: published.clone(), metrics, peers, database, namespace };
     tasks.add("http", serving::serve(listeners.http, http::routes(shared), None));
-    let routes = peer::server::routes(incoming_in, published, chronicle);
+    let routes = peer::server::routes(incoming_in, published, chronicle, archive, backups);
     tasks.add("peer server", serving::serve(listeners.peer, routes, Some(credentials)));
     Ok(driver)
 }

@@ -31,6 +31,8 @@ const WATCH_FOR: Duration = Duration::from_secs(1);
 const SLOT_SHARE: u64 = 4;
 /// The least that slots may keep: a few minutes of a busy server.
 const SLOT_FLOOR_MB: u64 = 256;
+/// What is written is in the archive after this at the latest: what the loss of every volume may cost.
+const ARCHIVE_TIMEOUT: &str = "5min";
 /// Access without the user's rules: with a password, over TLS.
 const PLAIN_RULE: &str = "hostssl all all all scram-sha-256";
 
@@ -104,6 +106,7 @@ fn without_user(wish: &ServerConfig) -> ServerConfig {
         parameters: BTreeMap::new(),
         hba: vec![PLAIN_RULE.to_owned()],
         generation: String::new(),
+        archive: wish.archive,
         synchronous_standby_names: wish.synchronous_standby_names.clone(),
     }
 }
@@ -113,10 +116,13 @@ fn wish(config: &AgentConfig, names: &SyncNames) -> ServerConfig {
     let mut parameters = config.parameters.clone();
     let keep_mb = slot_keep_mb(config.volume_bytes);
     parameters.insert("max_slot_wal_keep_size".to_owned(), format!("{keep_mb}MB"));
+    let switch_after = config.archive.as_ref().map_or("0", |_| ARCHIVE_TIMEOUT);
+    parameters.insert("archive_timeout".to_owned(), switch_after.to_owned());
     ServerConfig {
         parameters,
         hba: config.hba.clone(),
         synchronous_standby_names: names.setting(),
+        archive: true,
         generation: config.generation.clone(),
     }
 }
@@ -185,6 +191,7 @@ mod tests {
             parameters: BTreeMap::from([("work_mem".to_owned(), parameter.to_owned())]),
             hba: vec!["hostssl all all 10.0.0.0/8 scram-sha-256".to_owned()],
             synchronous_standby_names: names.map(str::to_owned),
+            archive: true,
             generation: parameter.to_owned(),
         }
     }

@@ -83,6 +83,7 @@ impl Driver {
             member: self.member(view, facts, &status),
             status,
             lease_valid_until: self.summary.lease_valid_until,
+            fenced_until: view.report().and_then(|report| report.fence).map(|fence| fence.fast_stop_at),
             writable_at: self.writable_at,
             streamed_at: self.streamed_at,
             lease_seen_at: self.inputs.lease.borrow().answered,

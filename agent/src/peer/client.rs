@@ -8,7 +8,7 @@ use proto::{
     pod::{PEER_PORT, member_host},
     wire::{
         chronicle::{Chronicle, TIMELINE_PATH},
-        peer::{QUESTION_PATH, STATUS_PATH, Status},
+        peer::{QUESTION_PATH, STATUS_PATH, SWITCH_WAL_PATH, Status},
     },
 };
 use reqwest::RequestBuilder;
@@ -146,6 +146,13 @@ impl Peers {
     pub(crate) async fn chronicle(&self, member: Ordinal) -> Result<Chronicle, AskError> {
         let request = self.http().get(self.url(member, TIMELINE_PATH));
         receive(member, request.timeout(TIMELINE_TIMEOUT)).await
+    }
+
+    /// Has the primary begin a new WAL file.
+    pub(crate) async fn switch_wal(&self, member: Ordinal) -> Result<(), AskError> {
+        let request = self.http().post(self.url(member, SWITCH_WAL_PATH)).timeout(QUESTION_TIMEOUT);
+        let sent = request.send().await.and_then(reqwest::Response::error_for_status);
+        sent.map(drop).map_err(|source| AskError::Call { member, source })
     }
 
     fn http(&self) -> reqwest::Client {

@@ -10,9 +10,14 @@ use axum::{
 };
 use proto::{
     ha::question::{Question, Refused as RefusedQuestion, Reply},
+    pod::RUN_DIR,
     wire::{
+        backup::ArchiveStatus,
         chronicle::{Chronicle as Told, TIMELINE_PATH},
-        peer::{Accepted, QUESTION_PATH, Refused, STATUS_PATH, SWITCHOVER_PATH, Status, Switchover},
+        peer::{
+            Accepted, QUESTION_PATH, Refused, STATUS_PATH, SWITCH_WAL_PATH, SWITCHOVER_PATH, Status,
+            Switchover,
+        },
     },
 };
 use tokio::{
@@ -20,7 +25,14 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{chronicle::Chronicle, published::Published};
+use crate::{
+    archive::Archive,
+    backup::{self, Backups},
+    chain::Chain,
+    chronicle::Chronicle,
+    published::Published,
+    sql::archiving,
+};
 
 /// Most bodies are a few hundred bytes; a renewal to be relayed bears the Lease's document, whose history of a
 /// hundred openings takes 11 KiB.
@@ -53,6 +65,8 @@ struct Shared {
     incoming: mpsc::Sender<Incoming>,
     published: watch::Receiver<Arc<Published>>,
     chronicle: Chronicle,
+    archive: Archive,
+    backups: Backups,
 }
 
 /// The routes.
@@ -60,14 +74,18 @@ pub(crate) fn routes(
     incoming: mpsc::Sender<Incoming>,
     published: watch::Receiver<Arc<Published>>,
     chronicle: Chronicle,
+    archive: Archive,
+    backups: Backups,
 ) -> Router {
     Router::new()
         .route(QUESTION_PATH, post(question))
         .route(STATUS_PATH, get(status))
         .route(SWITCHOVER_PATH, post(switchover))
         .route(TIMELINE_PATH, get(timeline))
+        .route(SWITCH_WAL_PATH, post(switch_wal))
+        .with_state(Shared { incoming, published, chronicle, archive, backups: backups.clone() })
+        .merge(backup::http::routes(backups))
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .with_state(Shared { incoming, published, chronicle })
 }
 
 async fn question(State(shared): State<Shared>, Json(question): Json<Question>) -> Json<Reply> {
@@ -87,7 +105,20 @@ async fn question(State(shared): State<Shared>, Json(question): Json<Question>) 
 }
 
 async fn status(State(shared): State<Shared>) -> Json<Status> {
-    Json(shared.published.borrow().status.clone())
+    let status = shared.published.borrow().status.clone();
+    let archive = shared.archive.status();
+    let archive = archive.map(|archive| ArchiveStatus { backup: shared.backups.state(), ..archive });
+    Json(Status { archive, restore: shared.archive.restore(), ..status })
+}
+
+async fn switch_wal() -> Result<StatusCode, (StatusCode, Json<Refused>)> {
+    match archiving::switch_wal(RUN_DIR).await {
+        Ok(()) => Ok(StatusCode::NO_CONTENT),
+        Err(error) => {
+            let message = Chain(&error).to_string();
+            Err((StatusCode::SERVICE_UNAVAILABLE, Json(Refused { message })))
+        }
+    }
 }
 
 async fn timeline(State(shared): State<Shared>) -> Json<Told> {

@@ -53,14 +53,18 @@ async fn member(authority: &Authority) -> SocketAddr {
     let address = listener.local_addr().unwrap();
     let (incoming_in, mut incoming) = mpsc::channel(4);
     let (shown, published) = watch::channel(Arc::new(Published::unknown(&me())));
+    let archive = crate::archive::tests::without_store(published.clone());
     let (rotate, current) = watch::channel(credentials(authority, HOST));
+    let (peers, _) = super::client::peers("db", "prod", current.clone()).unwrap();
+    let (backups, _) = crate::backup::backups(archive.clone(), peers, "/nonexistent".into());
     tokio::spawn(async move {
         let _keep = (shown, rotate);
         while let Some(Incoming::Question(_, reply)) = incoming.recv().await {
             reply.send(Reply::Empty).unwrap();
         }
     });
-    let routes = routes(incoming_in, published, Chronicle::new("db-0", "db"));
+    let chronicle = Chronicle::new("db-0", "db");
+    let routes = routes(incoming_in, published, chronicle, archive, backups);
     tokio::spawn(serve(listener, routes, Some(current)));
     address
 }

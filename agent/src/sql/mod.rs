@@ -8,6 +8,7 @@
 //! answer was not awaited must not be followed by another); the facts grow old, and the driver judges their age.
 
 pub(crate) mod acts;
+pub(crate) mod archiving;
 pub(crate) mod facts;
 mod session;
 

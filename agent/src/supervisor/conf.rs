@@ -18,13 +18,15 @@ pub(crate) const CLOSED: &str = "ANY 1 (\"-\")";
 const RETRY_INTERVAL: &str = "200ms";
 
 /// Given on the command line, where neither file nor ALTER SYSTEM overrides them.
-const FIXED: [(&str, &str); 6] = [
+const FIXED: [(&str, &str); 7] = [
     ("listen_addresses", "*"),
     // The socket is for this user alone: whoever can open it is the superuser.
     ("unix_socket_permissions", "0700"),
     // A crash ends the server, so that it becomes writable again only through open (S4).
     ("restart_after_crash", "off"),
     ("hot_standby", "on"),
+    // A change needs a restart; without an archive the agent acknowledges and forgets.
+    ("archive_mode", "on"),
     ("logging_collector", "off"),
     // Process titles, by which the WAL receiver is found, begin with it.
     ("cluster_name", ""),
@@ -43,7 +45,7 @@ const PLACES: [&str; 8] = [
 ];
 
 /// Written only by the supervisor; removed from `postgresql.auto.conf` at every start and reload.
-const OWNED: [&str; 14] = [
+const OWNED: [&str; 18] = [
     "primary_conninfo",
     "primary_slot_name",
     "synchronous_standby_names",
@@ -58,6 +60,10 @@ const OWNED: [&str; 14] = [
     "recovery_target_xid",
     "promote_trigger_file",
     "recovery_end_command",
+    "archive_command",
+    "archive_library",
+    "archive_cleanup_command",
+    "restore_command",
 ];
 
 /// Certificates, written only by the supervisor.
@@ -182,6 +188,17 @@ impl ServerFile<'_> {
         Ok(settings)
     }
 
+    /// This very program, which hands the file to the agent.
+    fn archive_command(&self) -> String {
+        match (self.config.archive, std::env::current_exe()) {
+            (true, Ok(program)) => {
+                let socket = self.layout.archive_socket();
+                format!("\"{}\" wal push --socket \"{}\" \"%p\"", program.display(), socket.display())
+            }
+            _ => String::new(),
+        }
+    }
+
     fn owned(&self) -> Vec<(String, String)> {
         let tls = self.layout.own_tls_dir();
         let (conninfo, slot) = match (self.attachment, self.data_id) {
@@ -196,6 +213,7 @@ impl ServerFile<'_> {
             ("primary_conninfo", conninfo),
             ("primary_slot_name", slot),
             ("synchronous_standby_names", names),
+            ("archive_command", self.archive_command()),
             ("wal_retrieve_retry_interval", RETRY_INTERVAL.to_owned()),
             ("ssl", "on".to_owned()),
             ("ssl_ca_file", tls.join("ca.crt").display().to_string()),
@@ -253,6 +271,7 @@ fn conninfo_value(value: &str) -> String {
 pub(crate) fn hba(lines: &[String]) -> Result<String, ConfError> {
     let own = format!(
         "local all postgres peer map=supervisor\n\
+         local replication postgres peer map=supervisor\n\
          hostssl replication {REPLICATION_ROLE} all cert map=member\n\
          hostssl postgres {REPLICATION_ROLE} all cert map=member\n\
          host replication {REPLICATION_ROLE} all reject\n\

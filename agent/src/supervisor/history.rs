@@ -53,6 +53,16 @@ impl History {
         }
     }
 
+    /// Where `timeline` was left on the way to this one, if it is an ancestor.
+    pub(crate) fn left(&self, timeline: Timeline) -> Option<Lsn> {
+        match self {
+            Self::Placeholder => None,
+            Self::Real(ancestors) => {
+                ancestors.iter().find(|(ancestor, _)| *ancestor == timeline).map(|(_, lsn)| *lsn)
+            }
+        }
+    }
+
     /// Whether `timeline` is an ancestor.
     pub(crate) fn descends_from(&self, timeline: Timeline) -> bool {
         matches!(self, Self::Real(ancestors) if ancestors.iter().any(|(ancestor, _)| *ancestor == timeline))

@@ -93,6 +93,11 @@ impl Layout {
         self.run_dir.join(file_name(pod::SUPERVISOR_SOCKET))
     }
 
+    /// Socket on which the agent takes WAL files.
+    pub(crate) fn archive_socket(&self) -> PathBuf {
+        self.run_dir.join(file_name(pod::ARCHIVE_SOCKET))
+    }
+
     /// Lock that every PostgreSQL process inherits.
     pub(crate) fn lock_file(&self) -> PathBuf {
         self.run_dir.join(file_name(pod::LOCK_FILE))

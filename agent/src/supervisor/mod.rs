@@ -16,12 +16,12 @@
 
 mod certificates;
 mod conf;
-mod control;
+pub(crate) mod control;
 mod crc32c;
-mod durable;
+pub(crate) mod durable;
 mod facts;
 mod fence;
-mod history;
+pub(crate) mod history;
 mod layout;
 mod local;
 mod making;
@@ -34,7 +34,7 @@ mod server;
 mod socket;
 mod standby;
 mod termination;
-mod tools;
+pub(crate) mod tools;
 pub(crate) mod twin;
 mod wal;
 

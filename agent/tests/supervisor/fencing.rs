@@ -1,7 +1,8 @@
 //! The fence ends a server whose agent is silent, whoever of supervisor, twin or PostgreSQL hangs.
 
 use std::{
-    fs::File,
+    fs::{self, File},
+    os::unix::{fs::PermissionsExt, net::UnixListener},
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -9,7 +10,7 @@ use std::{
 use proto::{
     identity::Epoch,
     postgres::Timeline,
-    wire::supervisor::{Ended, Order, Server},
+    wire::supervisor::{Ended, Order, Server, ServerConfig},
 };
 use rustix::fs::{FlockOperation, flock};
 
@@ -161,19 +162,22 @@ fn nothing_survives_the_postmaster() {
     with_each_version(|member| {
         let db = member();
         db.initdb();
-        let archiving = [("archive_mode", "on"), ("archive_command", "sleep 600")];
-        db.start_with(&archiving);
+        // An agent that takes the question and never answers.
+        let socket = db.path("run/archive.sock");
+        let _silent = UnixListener::bind(&socket).unwrap();
+        fs::set_permissions(&socket, fs::Permissions::from_mode(0o777)).unwrap();
+        db.start();
         db.lead(1, 2);
-        db.accept(Order::Configure(config(Some(""), &archiving)));
+        db.accept(Order::Configure(ServerConfig { archive: true, ..config(Some(""), &[]) }));
         db.sql("SELECT pg_switch_wal()");
-        until("the archiver's child", || db.process("sleep"));
+        until("the archiver's child", || db.process("push"));
         assert!(!lock_is_free(&db));
         let killed = Instant::now();
         signal(db.process("-D").unwrap(), "KILL");
         stopped_crashed(&db);
         eprintln!("proof of death {:?} after SIGKILL to the postmaster", killed.elapsed());
         assert!(lock_is_free(&db));
-        assert!(db.process("sleep").is_none());
+        assert!(db.process("push").is_none());
     });
 }
 

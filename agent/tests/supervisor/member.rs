@@ -368,6 +368,7 @@ pub(crate) fn config(synchronous_standby_names: Option<&str>, parameters: &[(&st
         parameters: parameters.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
         hba: vec!["hostssl all all all scram-sha-256".to_owned()],
         synchronous_standby_names: synchronous_standby_names.map(str::to_owned),
+        archive: false,
         generation: "g1".to_owned(),
     }
 }

@@ -126,6 +126,7 @@ impl Run {
         let mut command = cargo();
         command.args(["test", "--workspace", "--locked", "--no-fail-fast"]);
         command.args(SERVER_TESTED.iter().map(|name| format!("--test={name}")));
+        command.arg("--bin=agent"); // archive, backup and restore, by their parts
         command.args(["--", "--ignored"]).args(&self.options.filter);
         self.tests("tests with a PostgreSQL server", command, SERVER_LIMIT, SERVER_TESTED).await.map(drop)
     }

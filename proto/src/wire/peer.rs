@@ -7,6 +7,9 @@
 //! | `GET /status` | | [`Status`] |
 //! | `GET /timeline` | | [`super::chronicle::Chronicle`] |
 //! | `POST /switchover` | [`Switchover`] | when the leader has released: 202 and [`Accepted`]; 409 if another member leads, 412 if nobody could take over, 503 without an outcome: [`Refused`] |
+//! | `POST /switch-wal` | | 204: the primary has begun a new WAL file, so that the one before is archived; 503: [`Refused`] |
+//!
+//! [`super::backup`] has more.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -27,6 +30,8 @@ pub const QUESTION_PATH: &str = "/question";
 pub const STATUS_PATH: &str = "/status";
 /// Path of [`Switchover`].
 pub const SWITCHOVER_PATH: &str = "/switchover";
+/// Path that has the primary begin a new WAL file.
+pub const SWITCH_WAL_PATH: &str = "/switch-wal";
 
 /// Everything that the operator wants to know of one member, from memory: asking costs neither disk nor SQL.
 /// `None` means "not known", never "none".

@@ -146,6 +146,9 @@ pub struct ServerConfig {
     pub hba: Vec<String>,
     /// Real `synchronous_standby_names`; `None` means closed (unsatisfiable). Ignored by a standby.
     pub synchronous_standby_names: Option<String>,
+    /// Whether WAL is handed to the agent. Without it the server keeps all of it.
+    #[serde(default)]
+    pub archive: bool,
     /// Digest given by the operator, repeated in [`Report::generation`] once all of it is in effect.
     pub generation: String,
 }

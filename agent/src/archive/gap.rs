@@ -1,0 +1,131 @@
+//! What an earlier primary left unarchived. A standby marks the WAL that it receives as archived, so that after a
+//! crash of the primary nobody's archiver offers the last files any more: the new primary looks for them.
+
+use std::collections::BTreeSet;
+
+use proto::{
+    ha::document::Opening,
+    postgres::{Lsn, Timeline},
+};
+
+use super::names::{Segment, SegmentSize};
+
+/// So many files in a row that are there end the search: the archiver works in order, but for what it reads ahead.
+const ENOUGH: usize = 8;
+
+/// The segments that the timelines before the newest one must have left in the archive, newest first. A timeline's
+/// last segment is not among them: it is continued under the name of the next timeline, from its first byte on.
+pub(crate) fn owed(openings: &[Opening], size: SegmentSize) -> impl Iterator<Item = Segment> + '_ {
+    openings.windows(2).rev().flat_map(move |pair| {
+        let first = first_of(&pair[0], size);
+        let end = Segment::holding(pair[0].timeline, pair[1].switch, size).absolute(size);
+        (first..end).rev().map(move |number| Segment::numbered(pair[0].timeline, number, size))
+    })
+}
+
+/// The timeline of `initdb` begins with segment 1.
+fn first_of(opening: &Opening, size: SegmentSize) -> u64 {
+    match opening.timeline {
+        Timeline::FIRST => 1,
+        timeline => Segment::holding(timeline, opening.switch, size).absolute(size),
+    }
+}
+
+/// Looks for missing segments, newest first.
+#[derive(Debug, Default)]
+pub(crate) struct Search {
+    in_a_row: usize,
+    missing: Vec<Segment>,
+}
+
+impl Search {
+    /// Notes whether the archive has this one; `false` ends the search.
+    pub(crate) fn note(&mut self, segment: Segment, there: bool) -> bool {
+        if there {
+            self.in_a_row += 1;
+        } else {
+            self.in_a_row = 0;
+            self.missing.push(segment);
+        }
+        self.in_a_row < ENOUGH
+    }
+
+    /// What is missing, oldest first.
+    pub(crate) fn missing(mut self) -> Vec<Segment> {
+        self.missing.reverse();
+        self.missing
+    }
+}
+
+/// Whether anything of this history before `segment` is among the `archived` ones: then a missing one is a hole, and
+/// otherwise only older than the archive.
+pub(crate) fn is_hole(segment: Segment, archived: &BTreeSet<Segment>, size: SegmentSize) -> bool {
+    archived
+        .iter()
+        .any(|other| other.timeline <= segment.timeline && other.absolute(size) < segment.absolute(size))
+}
+
+/// The end of what is archived without a gap, as a bound for what standbys keep.
+pub(crate) fn watermark(newest: Option<Segment>, size: SegmentSize) -> Option<Lsn> {
+    newest.map(|segment| segment.end(size))
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::identity::{DataId, Epoch};
+
+    use super::*;
+
+    const SIZE: SegmentSize = SegmentSize(1 << 24);
+
+    fn opening(timeline: u32, switch: u64) -> Opening {
+        Opening {
+            epoch: Epoch(timeline),
+            primary: DataId(1),
+            timeline: Timeline::new(timeline).unwrap(),
+            switch: Lsn(switch << 24 | 0x123),
+            checkpointed: true,
+        }
+    }
+
+    fn names(segments: impl IntoIterator<Item = Segment>) -> Vec<String> {
+        segments.into_iter().map(|segment| segment.to_string()).collect()
+    }
+
+    #[test]
+    fn each_timeline_owes_what_lies_before_the_next() {
+        let owed = names(owed(&[opening(2, 3), opening(4, 5), opening(5, 6)], SIZE));
+        assert_eq!(
+            owed,
+            ["000000040000000000000005", "000000020000000000000004", "000000020000000000000003"]
+        );
+    }
+
+    #[test]
+    fn a_timeline_left_in_its_first_segment_owes_nothing() {
+        assert_eq!(owed(&[opening(2, 3), opening(3, 3)], SIZE).count(), 0);
+        assert_eq!(owed(&[opening(2, 3)], SIZE).count(), 0);
+    }
+
+    #[test]
+    fn holes_behind_files_read_ahead_are_found() {
+        let mut search = Search::default();
+        let owed: Vec<_> = owed(&[opening(2, 3), opening(3, 40)], SIZE).collect();
+        let there = |index: usize| !matches!(index, 0 | 1 | 4);
+        let looked =
+            owed.iter().enumerate().take_while(|(index, segment)| search.note(**segment, there(*index)));
+        assert_eq!(looked.count(), 12, "and the thirteenth ended it");
+        assert_eq!(
+            names(search.missing()),
+            ["000000020000000000000023", "000000020000000000000026", "000000020000000000000027"]
+        );
+    }
+
+    #[test]
+    fn what_is_older_than_the_archive_is_no_hole() {
+        let segment: Segment = "000000020000000000000010".parse().unwrap();
+        let of = |names: &[&str]| names.iter().map(|name| name.parse().unwrap()).collect();
+        assert!(!is_hole(segment, &of(&["000000020000000000000011", "000000030000000000000001"]), SIZE));
+        assert!(is_hole(segment, &of(&["00000001000000000000000F"]), SIZE));
+    }
+}

@@ -1,0 +1,109 @@
+//! Puts one WAL file into the archive, exactly once.
+//!
+//! The server may offer a file twice, an earlier write may have landed although its answer was lost, and two
+//! servers that both believe to be primary may offer different files of one name. So a file is written only
+//! where there is none, and one that is there is compared by what it says uncompressed.
+
+use proto::wire::backup::ArchiveFailure;
+use sha2::{Digest, Sha256};
+
+use super::{
+    frame,
+    layout::Root,
+    names::WalName,
+    store::{Store, StoreError, Written},
+};
+
+/// SHA-256 of an uncompressed file.
+pub(crate) type Fingerprint = [u8; 32];
+
+/// A file ready to be written.
+pub(crate) struct WalFile {
+    /// What it is.
+    pub(crate) name: WalName,
+    /// Of the uncompressed contents.
+    pub(crate) fingerprint: Fingerprint,
+    /// As it is stored: compressed, except for the small text files.
+    pub(crate) stored: Vec<u8>,
+}
+
+/// Why a file is not in the archive.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PushError {
+    /// The store did not take it.
+    #[error("archiving {name}")]
+    Store {
+        /// Which.
+        name: WalName,
+        /// What it said.
+        source: StoreError,
+    },
+    /// Another writer was there before.
+    #[error(
+        "{name} is in the archive with other contents: two servers write one history, or a volume was cloned; \
+         nothing was overwritten, compare the file there with the one in pg_wal"
+    )]
+    Conflict {
+        /// Which.
+        name: WalName,
+    },
+    /// It went away between two looks.
+    #[error("{name} is said to be in the archive and cannot be read there; trying again")]
+    Vanished {
+        /// Which.
+        name: WalName,
+    },
+}
+
+impl PushError {
+    /// For the status.
+    pub(crate) fn failure(&self) -> ArchiveFailure {
+        ArchiveFailure {
+            message: crate::chain::Chain(self).to_string(),
+            conflict: matches!(self, Self::Conflict { .. }),
+            at: jiff::Timestamp::now(),
+        }
+    }
+}
+
+impl WalFile {
+    /// Compresses what is to be compressed.
+    pub(crate) fn prepare(name: WalName, contents: &[u8]) -> std::io::Result<Self> {
+        let stored = match name {
+            WalName::Segment(_) | WalName::Partial(_) => frame::compress(contents)?,
+            WalName::History(_) | WalName::BackupLabel(..) => contents.to_vec(),
+        };
+        Ok(Self { name, fingerprint: fingerprint(contents), stored })
+    }
+}
+
+/// What is compared.
+pub(crate) fn fingerprint(contents: &[u8]) -> Fingerprint {
+    Sha256::digest(contents).into()
+}
+
+/// Writes the file. `Ok` means that the archive holds exactly it, acknowledged by the store.
+pub(crate) async fn push(store: &Store, root: &Root, pod: &str, file: WalFile) -> Result<(), PushError> {
+    let name = file.name.clone();
+    let failed = |source| PushError::Store { name: name.clone(), source };
+    let path = root.wal_file(&file.name, pod);
+    if matches!(file.name, WalName::Partial(_)) {
+        // Its end is whatever lay in the file: it may differ each time, and nothing reads it by itself.
+        return store.put(&path, file.stored).await.map_err(failed);
+    }
+    if store.put_new(&path, file.stored).await.map_err(failed)? == Written::New {
+        return Ok(());
+    }
+    let Some(there) = store.get(&path).await.map_err(failed)? else {
+        return Err(PushError::Vanished { name });
+    };
+    let compressed = matches!(file.name, WalName::Segment(_));
+    let found = tokio::task::spawn_blocking(move || match compressed {
+        true => frame::decompress(&there).ok().map(|plain| fingerprint(&plain)),
+        false => Some(fingerprint(&there)),
+    });
+    match found.await.ok().flatten() == Some(file.fingerprint) {
+        true => Ok(()),
+        false => Err(PushError::Conflict { name }),
+    }
+}

@@ -1,0 +1,324 @@
+//! Looks after the archive: what it lacks, what standbys keep for it, up to when it restores, and how it is.
+//!
+//! Failure modes: whatever fails is logged, shown as the archive's error and tried again in the next round. None of
+//! it holds up archiving or leading.
+
+use std::{collections::BTreeSet, collections::VecDeque, sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use proto::{
+    ha::document::Opening,
+    identity::Epoch,
+    pod::{RESTORE_PROGRESS_FILE, pod_ordinal},
+    postgres::Lsn,
+    wire::{
+        backup::{ArchiveFailure, ArchiveMode, ArchiveStatus, RestoreProgress},
+        http::{Role, State},
+    },
+};
+use serde::{Deserialize, Serialize};
+use tokio::{
+    sync::watch,
+    time::{Instant, MissedTickBehavior, interval},
+};
+
+use super::{
+    Archive,
+    connection::{Connection, Repository},
+    gap::{self, Search},
+    names::{Segment, SegmentSize, WalName},
+    push::{self, PushError, WalFile},
+    store::StoreError,
+};
+use crate::{
+    chain::Chain,
+    peer::client::Peers,
+    sql::{
+        SqlError,
+        archiving::{self, Waiting},
+    },
+};
+
+/// The status is that old at most.
+const ROUND: Duration = Duration::from_secs(2);
+/// Standbys keep this much more WAL than needed.
+const GUARD_EVERY: Duration = Duration::from_secs(10);
+/// Waiting files are counted this often: it takes a connection of its own.
+const COUNT_EVERY: Duration = Duration::from_secs(10);
+/// Without an archive nothing changes; this only finds a slot of earlier days.
+const RELEASE_EVERY: Duration = Duration::from_mins(5);
+/// A failed search for what is missing is repeated after this.
+const SEARCH_EVERY: Duration = Duration::from_secs(10);
+/// How exactly the latest time that can be restored to is known.
+const HEARTBEAT_EVERY: Duration = Duration::from_mins(1);
+/// Heartbeats that wait for their segment to be archived; older ones say less.
+const HEARTBEATS: usize = 120;
+
+/// Contents of [`super::layout::Root::latest`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Latest {
+    /// Some commit after this time is in the archive, with everything before it.
+    pub(crate) time: Timestamp,
+}
+
+/// Why a round came to nothing.
+#[derive(Debug, thiserror::Error)]
+enum UpkeepError {
+    #[error(transparent)]
+    Sql(#[from] SqlError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Push(#[from] PushError),
+    #[error("cannot compress a WAL file")]
+    Compress(#[source] std::io::Error),
+    #[error("the compression of a WAL file panicked")]
+    Panicked,
+    #[error("{0} is neither in the archive nor on this disk: the archive has a hole; take a new backup")]
+    Hole(Segment),
+    #[error("the history of timeline {0} is not on this disk")]
+    NoHistory(WalName),
+}
+
+/// The task.
+pub(crate) struct UpkeepTask {
+    archive: Archive,
+    peers: Peers,
+    socket: Arc<str>,
+    status: watch::Sender<Option<ArchiveStatus>>,
+    restore: watch::Sender<Option<RestoreProgress>>,
+    size: Option<SegmentSize>,
+    /// Epoch in which this member led, and whether all before is archived.
+    complete: Option<(Epoch, bool)>,
+    search_at: Instant,
+    guard_at: Instant,
+    release_at: Instant,
+    heartbeat_at: Instant,
+    count_at: Instant,
+    waiting: Option<Waiting>,
+    heartbeats: VecDeque<(Timestamp, Lsn)>,
+}
+
+impl UpkeepTask {
+    pub(super) fn new(
+        archive: Archive,
+        peers: Peers,
+        socket: Arc<str>,
+        status: watch::Sender<Option<ArchiveStatus>>,
+        restore: watch::Sender<Option<RestoreProgress>>,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            archive,
+            peers,
+            socket,
+            status,
+            restore,
+            size: None,
+            complete: None,
+            search_at: now,
+            guard_at: now,
+            release_at: now,
+            heartbeat_at: now,
+            count_at: now,
+            waiting: None,
+            heartbeats: VecDeque::new(),
+        }
+    }
+
+    /// Runs for ever.
+    pub(crate) async fn run(mut self) {
+        let mut rounds = interval(ROUND);
+        rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            rounds.tick().await;
+            if let Err(error) = self.round().await {
+                tracing::warn!(error = %Chain(&error), "the archive needs attention");
+                if !matches!(error, UpkeepError::Sql(_)) {
+                    let message = Chain(&error).to_string();
+                    self.archive.noted().failed(ArchiveFailure {
+                        message,
+                        conflict: false,
+                        at: Timestamp::now(),
+                    });
+                }
+            }
+            self.show().await;
+        }
+    }
+
+    async fn round(&mut self) -> Result<(), UpkeepError> {
+        let shown = self.archive.published();
+        if !matches!(shown.status.state, State::Running | State::Streaming) {
+            return Ok(());
+        }
+        let role = self.archive.role();
+        if role != Role::Primary {
+            self.complete = None;
+            self.heartbeats.clear();
+            self.archive.noted().forget_acknowledged();
+        }
+        match (self.archive.connection(), role) {
+            (Connection::Open(repository), Role::Primary) => self.lead(&repository).await,
+            (Connection::Open(_) | Connection::Pending, Role::Replica) => {
+                self.guard(shown.status.leader.as_deref()).await
+            }
+            (Connection::Disabled, _) => self.release().await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Nothing is archived, so nothing is kept for it.
+    async fn release(&mut self) -> Result<(), UpkeepError> {
+        if Instant::now() >= self.release_at {
+            self.release_at = Instant::now() + RELEASE_EVERY;
+            archiving::drop_guard(&self.socket).await?;
+        }
+        Ok(())
+    }
+
+    async fn guard(&mut self, leader: Option<&str>) -> Result<(), UpkeepError> {
+        if Instant::now() < self.guard_at {
+            return Ok(());
+        }
+        self.guard_at = Instant::now() + GUARD_EVERY;
+        let size = self.size().await?;
+        let archived = match leader.and_then(pod_ordinal) {
+            Some(leader) => self.peers.status(leader).await.ok().and_then(|status| status.archive),
+            None => None,
+        };
+        // Only what the leader knows to be without a hole may be let go.
+        let archived = archived.filter(|archive| archive.gap_free == Some(true));
+        let last = archived.and_then(|archive| archive.last_archived);
+        let newest = last.and_then(|last| match last.name.parse() {
+            Ok(WalName::Segment(segment)) => Some(segment),
+            _ => None,
+        });
+        Ok(archiving::keep_guard(&self.socket, gap::watermark(newest, size)).await?)
+    }
+
+    async fn lead(&mut self, repository: &Repository) -> Result<(), UpkeepError> {
+        let shown = self.archive.published();
+        let Some(document) = &shown.document else { return Ok(()) };
+        let epoch = shown.status.epoch;
+        if self.complete != Some((epoch, true)) && Instant::now() >= self.search_at {
+            self.search_at = Instant::now() + SEARCH_EVERY;
+            if let Err(error) = self.fill(repository, &document.history).await {
+                self.complete = Some((epoch, false));
+                return Err(error);
+            }
+            self.complete = Some((epoch, true));
+            archiving::drop_guard(&self.socket).await?;
+        }
+        self.beat(repository).await
+    }
+
+    /// Archives what the timelines before this one left, and the history file of this one.
+    async fn fill(&mut self, repository: &Repository, openings: &[Opening]) -> Result<(), UpkeepError> {
+        let size = self.size().await?;
+        if let Some(opening) = openings.last().filter(|opening| opening.timeline.0.get() > 1) {
+            let name = WalName::History(opening.timeline);
+            if !repository.store.exists(&repository.root.wal_file(&name, self.archive.pod())).await? {
+                let text = archiving::wal_file(&self.socket, &name.to_string()).await?;
+                self.push(repository, name.clone(), text.ok_or(UpkeepError::NoHistory(name))?).await?;
+            }
+        }
+        let mut folders: BTreeSet<String> = BTreeSet::new();
+        let mut archived = BTreeSet::new();
+        let mut search = Search::default();
+        for segment in gap::owed(openings, size) {
+            if folders.insert(segment.folder()) {
+                archived.extend(archived_in(repository, &segment.folder()).await?);
+            }
+            if !search.note(segment, archived.contains(&segment)) {
+                break;
+            }
+        }
+        for segment in search.missing() {
+            match archiving::wal_file(&self.socket, &segment.to_string()).await? {
+                Some(contents) => self.push(repository, WalName::Segment(segment), contents).await?,
+                None if gap::is_hole(segment, &archived, size) => return Err(UpkeepError::Hole(segment)),
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn push(
+        &self,
+        repository: &Repository,
+        name: WalName,
+        contents: Vec<u8>,
+    ) -> Result<(), UpkeepError> {
+        tracing::info!(%name, "archiving what an earlier primary left");
+        let of = name.clone();
+        let file = tokio::task::spawn_blocking(move || WalFile::prepare(of, &contents)).await;
+        let file = file.map_err(|_| UpkeepError::Panicked)?.map_err(UpkeepError::Compress)?;
+        Ok(push::push(&repository.store, &repository.root, self.archive.pod(), file).await?)
+    }
+
+    /// Commits now and then, and notes which of those commits the archive has.
+    async fn beat(&mut self, repository: &Repository) -> Result<(), UpkeepError> {
+        let size = self.size().await?;
+        if Instant::now() >= self.heartbeat_at {
+            self.heartbeat_at = Instant::now() + HEARTBEAT_EVERY;
+            self.heartbeats.push_back(archiving::heartbeat(&self.socket).await?);
+            if self.heartbeats.len() > HEARTBEATS {
+                self.heartbeats.pop_front();
+            }
+        }
+        let newest = self.archive.noted().newest;
+        let Some(end) = gap::watermark(newest, size) else { return Ok(()) };
+        let archived = self.heartbeats.iter().take_while(|(_, lsn)| *lsn <= end).count();
+        let Some((time, _)) = self.heartbeats.drain(..archived).next_back() else { return Ok(()) };
+        Ok(repository.store.put_json(&repository.root.latest(), &Latest { time }).await?)
+    }
+
+    async fn size(&mut self) -> Result<SegmentSize, SqlError> {
+        if let Some(size) = self.size {
+            return Ok(size);
+        }
+        let size = SegmentSize(archiving::segment_size(&self.socket).await?);
+        self.size = Some(size);
+        Ok(size)
+    }
+
+    async fn show(&mut self) {
+        // Not there in a pod that restored nothing.
+        if let Ok(text) = tokio::fs::read(RESTORE_PROGRESS_FILE).await {
+            self.restore.send_replace(serde_json::from_slice(&text).ok());
+        }
+        let mode = match self.archive.connection() {
+            Connection::Disabled => ArchiveMode::Disabled,
+            Connection::Pending | Connection::Open(_) => ArchiveMode::Continuous,
+        };
+        let primary = self.archive.role() == Role::Primary;
+        if !primary || mode == ArchiveMode::Disabled {
+            self.waiting = None;
+        } else if Instant::now() >= self.count_at {
+            self.count_at = Instant::now() + COUNT_EVERY;
+            self.waiting = archiving::waiting(&self.socket).await.ok();
+        }
+        let (last_archived, last_error) = {
+            let noted = self.archive.noted();
+            (noted.last.clone(), noted.error.clone())
+        };
+        self.status.send_replace(Some(ArchiveStatus {
+            mode,
+            store: self.archive.health.borrow().clone(),
+            last_archived,
+            waiting: self.waiting.map(|waiting| waiting.files),
+            waiting_since: self.waiting.and_then(|waiting| waiting.since),
+            gap_free: self.complete.filter(|_| primary).map(|(_, complete)| complete),
+            last_error,
+            backup: None,
+        }));
+    }
+}
+
+async fn archived_in(repository: &Repository, folder: &str) -> Result<Vec<Segment>, StoreError> {
+    let objects = repository.store.list(&repository.root.wal().join(folder)).await?;
+    let name = |path: &object_store::path::Path| path.filename()?.strip_suffix(".zst")?.parse().ok();
+    Ok(objects.iter().filter_map(|object| name(&object.location)).collect())
+}

@@ -1,0 +1,226 @@
+//! Base backups into the archive (docs/backup-repository.md).
+//!
+//! | file | one idea |
+//! |---|---|
+//! | [`protocol`] | the server's replication protocol |
+//! | [`pieces`] | a stream as compressed objects |
+//! | [`contents`] | `backup.json` |
+//! | [`run`] | one backup |
+//! | [`catalog`] | what is in the repository |
+//! | [`retention`] | what need not be there any more |
+//! | [`http`] | what the operator asks |
+
+pub(crate) mod catalog;
+pub(crate) mod contents;
+pub(crate) mod http;
+mod pieces;
+mod protocol;
+mod retention;
+mod run;
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use proto::{
+    pod::{POSTGRES_PORT, pod_ordinal},
+    wire::{
+        backup::{BackupPhase, BackupState, StartBackup},
+        http::{Role, State},
+    },
+};
+pub(crate) use run::{Leader, Run};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+
+use crate::{
+    archive::{
+        Archive,
+        connection::{Connection, Repository},
+        layout::is_backup_name,
+    },
+    chain::Chain,
+    peer::client::Peers,
+};
+
+/// A wish that waits for the task to look.
+const QUEUE: usize = 1;
+
+/// Why no backup was begun.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BeginError {
+    #[error("{0:?} cannot name a backup: use letters, digits, '-' and '.', at most 63")]
+    Name(String),
+    #[error("backup {0} runs here; one at a time")]
+    Busy(String),
+    #[error("there is a backup {0} already")]
+    Taken(String),
+    #[error("no archive is configured, or its store cannot be used; see the status")]
+    NoArchive,
+    #[error("this member's server does not run as primary or standby")]
+    NotRunning,
+    #[error(transparent)]
+    Store(#[from] crate::archive::store::StoreError),
+}
+
+/// Begins backups and tells how they are; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Backups {
+    archive: Archive,
+    state: Arc<watch::Sender<Option<BackupState>>>,
+    wishes: mpsc::Sender<(Repository, String)>,
+}
+
+/// Makes them, one at a time.
+pub(crate) struct BackupTask {
+    archive: Archive,
+    peers: Peers,
+    socket_directory: Arc<str>,
+    state: Arc<watch::Sender<Option<BackupState>>>,
+    wishes: mpsc::Receiver<(Repository, String)>,
+}
+
+/// Makes the handle and the task.
+pub(crate) fn backups(archive: Archive, peers: Peers, socket_directory: Arc<str>) -> (Backups, BackupTask) {
+    let state = Arc::new(watch::Sender::new(None));
+    let (wishes_in, wishes) = mpsc::channel(QUEUE);
+    let handle = Backups { archive: archive.clone(), state: Arc::clone(&state), wishes: wishes_in };
+    (handle, BackupTask { archive, peers, socket_directory, state, wishes })
+}
+
+impl Backups {
+    /// The one under way, or the last one.
+    pub(crate) fn state(&self) -> Option<BackupState> {
+        self.state.borrow().clone()
+    }
+
+    /// The repository, if it can be used.
+    pub(crate) fn repository(&self) -> Result<Repository, BeginError> {
+        match self.archive.connection() {
+            Connection::Open(repository) => Ok(repository),
+            Connection::Disabled | Connection::Pending => Err(BeginError::NoArchive),
+        }
+    }
+
+    /// Begins a backup; its outcome is in the state.
+    pub(crate) async fn begin(&self, wish: StartBackup) -> Result<BackupState, BeginError> {
+        if !is_backup_name(&wish.name) {
+            return Err(BeginError::Name(wish.name));
+        }
+        let repository = self.repository()?;
+        if !matches!(self.archive.state(), State::Running | State::Streaming)
+            || self.archive.role() == Role::None
+        {
+            return Err(BeginError::NotRunning);
+        }
+        if repository.store.exists(&repository.root.backup_file(&wish.name)).await? {
+            return Err(BeginError::Taken(wish.name));
+        }
+        let Ok(slot) = self.wishes.try_reserve() else {
+            let name = self.state().map(|state| state.name).unwrap_or_default();
+            return Err(BeginError::Busy(name));
+        };
+        if let Some(running) = self.state().filter(|state| !is_over(state.phase)) {
+            return Err(BeginError::Busy(running.name));
+        }
+        let state = BackupState {
+            name: wish.name.clone(),
+            kind: wish.kind,
+            phase: BackupPhase::Starting,
+            started_at: Timestamp::now(),
+            bytes_done: 0,
+            bytes_total: None,
+            stored_bytes: 0,
+            start: None,
+            stop: None,
+            error: None,
+            summary: None,
+        };
+        self.state.send_replace(Some(state.clone()));
+        slot.send((repository, wish.name));
+        Ok(state)
+    }
+}
+
+fn is_over(phase: BackupPhase) -> bool {
+    matches!(phase, BackupPhase::Completed | BackupPhase::Failed)
+}
+
+impl BackupTask {
+    /// Runs until nobody can wish any more.
+    pub(crate) async fn run(self) {
+        let this = Arc::new(self.archive.clone());
+        let mut task = self;
+        while let Some((repository, name)) = task.wishes.recv().await {
+            let mut one = JoinSet::new();
+            let (archive, peers) = (Arc::clone(&this), task.peers.clone());
+            let (socket, state) = (Arc::clone(&task.socket_directory), Arc::clone(&task.state));
+            one.spawn(async move { make(&archive, &peers, &socket, &state, &repository, &name).await });
+            // A panic in one backup must not end the next ones.
+            if !matches!(one.join_next().await, Some(Ok(()))) {
+                fail(&task.state, "the backup ended in a panic; see the agent's log".to_owned());
+            }
+        }
+    }
+}
+
+async fn make(
+    archive: &Archive,
+    peers: &Peers,
+    socket_directory: &str,
+    state: &watch::Sender<Option<BackupState>>,
+    repository: &Repository,
+    name: &str,
+) {
+    let shown = archive.published();
+    let leader = || {
+        let shown = archive.published();
+        let leader = shown.status.leader.as_deref().and_then(pod_ordinal)?;
+        Some(if leader == shown.status.ordinal { Leader::Here } else { Leader::There(leader) })
+    };
+    let run = Run {
+        repository,
+        peers,
+        socket_directory,
+        port: POSTGRES_PORT,
+        leader: &leader,
+        pod: archive.pod(),
+        from_standby: archive.role() == Role::Replica,
+        server_version: shown.status.server_version.unwrap_or_default(),
+        state,
+    };
+    tracing::info!(name, "a backup begins");
+    match run.make(name).await {
+        Ok(summary) => {
+            tracing::info!(
+                name,
+                size = summary.size_bytes,
+                stored = summary.stored_bytes,
+                "a backup is complete"
+            );
+            state.send_modify(|state| {
+                if let Some(state) = state {
+                    state.phase = BackupPhase::Completed;
+                    state.bytes_done = summary.size_bytes;
+                    state.stored_bytes = summary.stored_bytes;
+                    state.summary = Some(summary);
+                }
+            });
+        }
+        Err(error) => {
+            let why = Chain(&error).to_string();
+            tracing::error!(name, error = why, "a backup failed");
+            fail(state, why);
+        }
+    }
+}
+
+fn fail(state: &watch::Sender<Option<BackupState>>, why: String) {
+    state.send_modify(|state| {
+        if let Some(state) = state.as_mut().filter(|state| !is_over(state.phase)) {
+            state.phase = BackupPhase::Failed;
+            state.error = Some(why);
+        }
+    });
+}

@@ -1,0 +1,159 @@
+//! From a stream of bytes to objects: pieces of equal size, each compressed by itself and written while the next
+//! ones are read. Bounded memory, no scratch disk; a write that fails is repeated without reading anything anew.
+
+use std::{mem, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use object_store::path::Path;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
+    time::{Instant, sleep},
+};
+
+use crate::{
+    archive::{
+        frame,
+        store::{Store, StoreError},
+    },
+    chain::Chain,
+};
+
+/// Uncompressed bytes of a piece. Together with [`PIECES`] it bounds the memory of a backup: each piece is there
+/// once as it was read and, while it is compressed, once more.
+pub(crate) const PIECE: usize = 16 << 20;
+/// Pieces in memory: one that is filled, two that are compressed, one that is written.
+const PIECES: usize = 4;
+/// A store that is away for this long ends the backup.
+const PATIENCE: Duration = Duration::from_mins(15);
+/// Between two tries.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// Why a piece is not in the store.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PieceError {
+    /// It did not compress.
+    #[error("cannot compress a piece of the backup")]
+    Compress(#[source] std::io::Error),
+    /// The store took it for too long not.
+    #[error("cannot write a piece of the backup")]
+    Store(#[from] StoreError),
+    /// A task ended in a panic or was given up.
+    #[error("writing a piece of the backup was given up")]
+    GivenUp,
+}
+
+/// Written so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Sizes {
+    /// Pieces.
+    pub(crate) pieces: usize,
+    /// Uncompressed bytes.
+    pub(crate) plain: u64,
+    /// Bytes in the store.
+    pub(crate) stored: u64,
+}
+
+/// Writes one archive.
+pub(crate) struct Pieces {
+    store: Store,
+    path: Box<dyn Fn(usize) -> Path + Send>,
+    room: Arc<Semaphore>,
+    filling: Option<(Vec<u8>, OwnedSemaphorePermit)>,
+    writing: JoinSet<Result<u64, PieceError>>,
+    sizes: Sizes,
+}
+
+/// Shared by all archives of a backup, one after the other.
+pub(crate) fn room() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(PIECES))
+}
+
+impl Pieces {
+    /// For an archive whose pieces have these paths.
+    pub(crate) fn new(
+        store: Store,
+        room: Arc<Semaphore>,
+        path: impl Fn(usize) -> Path + Send + 'static,
+    ) -> Self {
+        Self {
+            store,
+            path: Box::new(path),
+            room,
+            filling: None,
+            writing: JoinSet::new(),
+            sizes: Sizes::default(),
+        }
+    }
+
+    /// What is written; the uncompressed bytes include those that are not yet.
+    pub(crate) fn sizes(&self) -> Sizes {
+        self.sizes
+    }
+
+    /// Adds bytes; waits while as many pieces as there may be are under way.
+    pub(crate) async fn add(&mut self, mut data: Bytes) -> Result<(), PieceError> {
+        self.sizes.plain += data.len() as u64;
+        while !data.is_empty() {
+            let (mut piece, permit) = match self.filling.take() {
+                Some(filling) => filling,
+                None => (Vec::with_capacity(PIECE), self.permit().await?),
+            };
+            let part = data.split_to(data.len().min(PIECE - piece.len()));
+            piece.extend_from_slice(&part);
+            match piece.len() == PIECE {
+                true => self.write(piece, permit),
+                false => self.filling = Some((piece, permit)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what is left and waits for all of it.
+    pub(crate) async fn finish(mut self) -> Result<Sizes, PieceError> {
+        if let Some((piece, permit)) = mem::take(&mut self.filling) {
+            self.write(piece, permit);
+        }
+        while let Some(written) = self.writing.join_next().await {
+            self.sizes.stored += written.map_err(|_| PieceError::GivenUp)??;
+        }
+        Ok(self.sizes)
+    }
+
+    async fn permit(&mut self) -> Result<OwnedSemaphorePermit, PieceError> {
+        let permit = Arc::clone(&self.room).acquire_owned().await;
+        while let Some(written) = self.writing.try_join_next() {
+            self.sizes.stored += written.map_err(|_| PieceError::GivenUp)??;
+        }
+        permit.map_err(|_| PieceError::GivenUp)
+    }
+
+    fn write(&mut self, piece: Vec<u8>, permit: OwnedSemaphorePermit) {
+        let (store, path) = (self.store.clone(), (self.path)(self.sizes.pieces));
+        self.sizes.pieces += 1;
+        self.writing.spawn(async move {
+            let compressed = tokio::task::spawn_blocking(move || {
+                frame::compress(&piece).map(|mut frame| {
+                    frame.shrink_to_fit();
+                    frame
+                })
+            });
+            let frame = compressed.await.map_err(|_| PieceError::GivenUp)?.map_err(PieceError::Compress)?;
+            let stored = write_patiently(&store, &path, frame.into()).await?;
+            drop(permit);
+            Ok(stored)
+        });
+    }
+}
+
+async fn write_patiently(store: &Store, path: &Path, frame: Bytes) -> Result<u64, PieceError> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match store.put(path, frame.clone()).await {
+            Ok(()) => return Ok(frame.len() as u64),
+            Err(error) if Instant::now() >= deadline => return Err(error.into()),
+            Err(error) => tracing::warn!(error = %Chain(&error), "a piece of the backup is tried again"),
+        }
+        sleep(RETRY_AFTER).await;
+    }
+}

@@ -1,0 +1,172 @@
+//! `agent restore`: an empty volume becomes a database cluster as it was at some time (docs/backup-repository.md).
+//!
+//! Runs in an init container of the PostgreSQL image. Everything is built beside PGDATA and swapped in at the end,
+//! with the state that the supervisor expects of data that never led; an attempt that was interrupted starts over.
+//! It reads the source's repository and writes nothing to it.
+//!
+//! | file | one idea |
+//! |---|---|
+//! | [`choose`] | from the target to backup, timeline and WAL: pure |
+//! | [`read`] | what the repository holds |
+//! | [`unpack`] | pieces to files |
+//! | [`fetching`] | WAL for the recovering server |
+//! | [`recover`] | the recovering server |
+//! | [`progress`] | how far it is |
+
+mod choose;
+mod fetching;
+mod progress;
+mod read;
+mod recover;
+mod unpack;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use choose::Plan;
+use clap::Args;
+use fetching::Fetching;
+use progress::Progress;
+use proto::{
+    identity::Epoch,
+    pod::{self, ENV_POD_NAME, pod_ordinal},
+    wire::{
+        backup::{RestoreConfig, RestorePhase},
+        supervisor::Data,
+    },
+};
+use recover::Recovery;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{
+    archive::{
+        connection::Repository,
+        destination::{self, Credentials},
+    },
+    supervisor::{
+        Layout,
+        durable::{self, HaState},
+    },
+};
+
+/// Options of `agent restore`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct RestoreArguments {
+    /// What to restore, as JSON
+    #[arg(long, default_value = pod::RESTORE_FILE)]
+    config: PathBuf,
+    /// Directory with the credentials of the store
+    #[arg(long, default_value = pod::RESTORE_CREDENTIALS_DIR)]
+    credentials: PathBuf,
+    #[command(flatten)]
+    layout: Layout,
+}
+
+/// Restores, unless there is nothing to do.
+pub(crate) async fn run(arguments: RestoreArguments) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("installing the handler of SIGTERM")?;
+    let restoring = Box::pin(restore_if_empty(&arguments));
+    tokio::select! {
+        ended = restoring => ended,
+        _ = terminate.recv() => anyhow::bail!("the restore was interrupted; it starts over with the next start"),
+    }
+}
+
+async fn restore_if_empty(arguments: &RestoreArguments) -> anyhow::Result<()> {
+    let layout = &arguments.layout;
+    let text = tokio::fs::read(&arguments.config)
+        .await
+        .with_context(|| format!("reading {}", arguments.config.display()))?;
+    let config: RestoreConfig =
+        serde_json::from_slice(&text).with_context(|| format!("parsing {}", arguments.config.display()))?;
+    if let Some(reason) = nothing_to_do(&config, std::env::var(ENV_POD_NAME).ok().as_deref()) {
+        tracing::info!(reason, "nothing is restored");
+        return Ok(());
+    }
+    match durable::recover(layout).context("looking at the data volume")? {
+        Data::Empty => {}
+        Data::Unusable { reason, .. } => anyhow::bail!("the data volume is not empty: {reason}"),
+        Data::Present(_) | Data::Unread => {
+            tracing::info!("nothing is restored: there is data");
+            return Ok(());
+        }
+    }
+    let progress = Progress::new(layout.run_dir.join(file_name(pod::RESTORE_PROGRESS_FILE)));
+    let restored = restore(arguments, &config, &progress).await;
+    progress.note(|progress| match &restored {
+        Ok(()) => progress.phase = RestorePhase::Completed,
+        Err(error) => {
+            progress.phase = RestorePhase::Failed;
+            progress.error = Some(format!("{error:#}"));
+        }
+    });
+    restored
+}
+
+fn nothing_to_do(config: &RestoreConfig, pod: Option<&str>) -> Option<&'static str> {
+    if config.completed {
+        return Some("it was completed before");
+    }
+    let other = pod.and_then(pod_ordinal).is_some_and(|ordinal| ordinal.0 != 0);
+    other.then_some("this member copies the data of the first one")
+}
+
+async fn restore(
+    arguments: &RestoreArguments,
+    config: &RestoreConfig,
+    progress: &Progress,
+) -> anyhow::Result<()> {
+    let layout = &arguments.layout;
+    progress.note(|progress| progress.phase = RestorePhase::Choosing);
+    let credentials = Credentials::read(&arguments.credentials)?;
+    let (store, prefix) = destination::open(&config.source, &credentials)?;
+    let root = read::root(&store, &prefix, config).await.context("finding the repository")?;
+    let known = read::known(&store, &root).await.context("reading the repository")?;
+    let plan = known.plan(&config.target, config.backup.as_deref())?;
+    tracing::info!(
+        repository = root.relative(),
+        backup = plan.backup.summary.name,
+        timeline = %plan.timeline,
+        wal = plan.wal.len(),
+        "restoring"
+    );
+    progress.note(|progress| {
+        progress.phase = RestorePhase::Copying;
+        progress.backup = Some(plan.backup.summary.name.clone());
+        progress.bytes_total = Some(plan.backup.summary.size_bytes);
+    });
+    let incoming = durable::clear_incoming(layout)?;
+    let on_bytes = |bytes| progress.note(|progress| progress.bytes_done += bytes);
+    unpack::unpack(&store, &root, &plan.backup, &incoming, on_bytes).await?;
+    recover(layout, &incoming, Repository { store, root }, plan, progress).await?;
+    durable::swap_in(layout, &HaState::of_new_data(Epoch::default())).context("putting the data in place")
+}
+
+async fn recover(
+    layout: &Layout,
+    incoming: &Path,
+    repository: Repository,
+    plan: Plan,
+    progress: &Progress,
+) -> anyhow::Result<()> {
+    progress.note(|progress| progress.phase = RestorePhase::Recovering);
+    let wal_socket = layout.run_dir.join("restore.sock");
+    let serving = Fetching::new(repository, plan.clone(), progress.clone());
+    let recovery = Recovery { layout, data: incoming, wal_socket: &wal_socket, plan: &plan };
+    let timeline = tokio::select! {
+        served = serving.serve(&wal_socket) => {
+            served.with_context(|| format!("handing out WAL on {}", wal_socket.display()))?;
+            anyhow::bail!("handing out WAL ended");
+        }
+        recovered = recovery.run() => recovered.context("recovering")?,
+    };
+    progress.note(|progress| progress.timeline = Some(timeline));
+    Ok(())
+}
+
+fn file_name(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}
+
+#[cfg(test)]
+mod tests;

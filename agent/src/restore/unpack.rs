@@ -1,0 +1,216 @@
+//! From the pieces of a backup to files: pieces are arrived and decompressed ahead, several at once, and unpacked in
+//! order by one thread.
+
+use std::{
+    fs, io,
+    io::Read,
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use futures::StreamExt;
+use tar::EntryType;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep},
+};
+
+use crate::{
+    archive::{
+        frame,
+        layout::Root,
+        store::{Store, StoreError},
+    },
+    backup::contents::{ArchiveContents, Contents},
+    chain::Chain,
+};
+
+/// Pieces that are arrived or decompressed at once.
+const FETCHES: usize = 4;
+/// Pieces that wait for the disk.
+const WAITING: usize = 1;
+/// A store that is away for this long ends the attempt.
+const PATIENCE: Duration = Duration::from_mins(10);
+/// Between two tries.
+const RETRY_AFTER: Duration = Duration::from_secs(3);
+
+/// Why the files are not there.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UnpackError {
+    /// The store does not hand out a piece.
+    #[error("cannot read a piece of the backup")]
+    Store(#[from] StoreError),
+    /// The backup is not whole.
+    #[error("{0} of the backup is missing in the store")]
+    Missing(String),
+    /// It does not decode.
+    #[error("{path} of the backup is damaged")]
+    Damaged {
+        /// Which piece.
+        path: String,
+        /// How.
+        source: io::Error,
+    },
+    /// The disk, or the tar.
+    #[error("cannot unpack {archive} into {}", .into.display())]
+    Unpack {
+        /// Which archive.
+        archive: String,
+        /// Where to.
+        into: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A task ended in a panic.
+    #[error("unpacking the backup was given up")]
+    GivenUp,
+}
+
+/// Writes the backup's files into the new directory `into`, and tells of the bytes.
+pub(crate) async fn unpack(
+    store: &Store,
+    root: &Root,
+    backup: &Contents,
+    into: &Path,
+    on_bytes: impl Fn(u64) + Sync,
+) -> Result<(), UnpackError> {
+    let failed = |source| UnpackError::Unpack { archive: "it".to_owned(), into: into.to_owned(), source };
+    fs::DirBuilder::new().mode(0o700).create(into).map_err(failed)?;
+    for archive in &backup.archives {
+        unpack_one(store, root, &backup.summary.name, archive, into, &on_bytes).await?;
+    }
+    Ok(())
+}
+
+async fn unpack_one(
+    store: &Store,
+    root: &Root,
+    backup: &str,
+    archive: &ArchiveContents,
+    into: &Path,
+    on_bytes: &(impl Fn(u64) + Sync),
+) -> Result<(), UnpackError> {
+    let (pieces_in, pieces) = mpsc::channel(WAITING);
+    let (name, target) = (archive.name.clone(), into.to_owned());
+    let unpacking = tokio::task::spawn_blocking(move || {
+        let reader = Pieces { pieces, current: io::Cursor::default() };
+        let unpacked = match name.strip_suffix(".tar") {
+            Some(_) => untar(reader, &target),
+            None => plain(reader, &target.join(&name)),
+        };
+        unpacked.map_err(|source| UnpackError::Unpack { archive: name, into: target, source })
+    });
+    let fetches = futures::stream::iter(0..archive.pieces)
+        .map(|number| fetch(store, root.piece(backup, &archive.name, number)))
+        .buffered(FETCHES);
+    let mut fetches = std::pin::pin!(fetches);
+    let mut arrived = Ok(());
+    while let Some(piece) = fetches.next().await {
+        match piece {
+            Ok(piece) => {
+                on_bytes(piece.len() as u64);
+                // Nobody takes it: the unpacking has failed and says why below.
+                if pieces_in.send(piece).await.is_err() {
+                    break;
+                }
+            }
+            Err(error) => {
+                arrived = Err(error);
+                break;
+            }
+        }
+    }
+    drop(pieces_in);
+    let unpacked = unpacking.await.map_err(|_| UnpackError::GivenUp)?;
+    arrived.and(unpacked)
+}
+
+async fn fetch(store: &Store, path: object_store::path::Path) -> Result<Vec<u8>, UnpackError> {
+    let deadline = Instant::now() + PATIENCE;
+    let frame = loop {
+        match store.get(&path).await {
+            Ok(Some(frame)) => break frame,
+            Ok(None) => return Err(UnpackError::Missing(path.to_string())),
+            Err(error) if Instant::now() >= deadline => return Err(error.into()),
+            Err(error) => tracing::warn!(error = %Chain(&error), "a piece of the backup is tried again"),
+        }
+        sleep(RETRY_AFTER).await;
+    };
+    let decoded = tokio::task::spawn_blocking(move || frame::decompress(&frame)).await;
+    decoded
+        .map_err(|_| UnpackError::GivenUp)?
+        .map_err(|source| UnpackError::Damaged { path: path.to_string(), source })
+}
+
+/// What arrives, as one stream.
+struct Pieces {
+    pieces: mpsc::Receiver<Vec<u8>>,
+    current: io::Cursor<Vec<u8>>,
+}
+
+impl Read for Pieces {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.current.read(buffer)? {
+                0 => match self.pieces.blocking_recv() {
+                    Some(piece) => self.current = io::Cursor::new(piece),
+                    None => return Ok(0),
+                },
+                read => return Ok(read),
+            }
+        }
+    }
+}
+
+fn plain(mut reader: impl Read, path: &Path) -> io::Result<()> {
+    io::copy(&mut reader, &mut fs::File::create(path)?).map(drop)
+}
+
+/// Only files and folders, only inside `into`.
+fn untar(reader: impl Read, into: &Path) -> io::Result<()> {
+    let mut archive = tar::Archive::new(reader);
+    archive.set_preserve_permissions(true);
+    archive.set_preserve_mtime(false);
+    for entry in archive.entries()? {
+        let mut entry = entry?;
+        let kind = entry.header().entry_type();
+        if !matches!(kind, EntryType::Regular | EntryType::Directory | EntryType::Continuous) {
+            return Err(io::Error::other(format!("{} is neither file nor folder", entry.path()?.display())));
+        }
+        if !entry.unpack_in(into)? {
+            return Err(io::Error::other(format!("{} lies outside", entry.path()?.display())));
+        }
+    }
+    fs::set_permissions(into, fs::Permissions::from_mode(0o700))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tar_with(kind: EntryType, name: &str) -> Vec<u8> {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_size(0);
+        header.set_mode(0o600);
+        header.as_mut_bytes()[..name.len()].copy_from_slice(name.as_bytes());
+        header.set_cksum();
+        let mut tar = tar::Builder::new(Vec::new());
+        tar.append(&header, io::empty()).unwrap();
+        tar.into_inner().unwrap()
+    }
+
+    #[test]
+    fn nothing_leaves_the_directory() {
+        let directory = tempfile::tempdir().unwrap();
+        let into = directory.path().join("into");
+        fs::create_dir(&into).unwrap();
+        untar(&tar_with(EntryType::Regular, "base/1/2")[..], &into).unwrap();
+        assert!(into.join("base/1/2").is_file());
+        for (kind, name) in [(EntryType::Regular, "../evil"), (EntryType::Symlink, "pg_wal")] {
+            assert!(untar(&tar_with(kind, name)[..], &into).is_err(), "{name}");
+        }
+        assert!(!directory.path().join("evil").exists());
+    }
+}
