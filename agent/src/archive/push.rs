@@ -5,7 +5,7 @@
 //! where there is none, and one that is there is compared by what it says uncompressed.
 
 use proto::wire::backup::ArchiveFailure;
-use sha2::{Digest, Sha256};
+use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 
 use super::{
     frame,
@@ -15,7 +15,7 @@ use super::{
 };
 
 /// SHA-256 of an uncompressed file.
-pub(crate) type Fingerprint = [u8; 32];
+pub(crate) type Fingerprint = [u8; SHA256_OUTPUT_LEN];
 
 /// A file ready to be written.
 pub(crate) struct WalFile {
@@ -79,7 +79,9 @@ impl WalFile {
 
 /// What is compared.
 pub(crate) fn fingerprint(contents: &[u8]) -> Fingerprint {
-    Sha256::digest(contents).into()
+    let mut fingerprint = Fingerprint::default();
+    fingerprint.copy_from_slice(digest(&SHA256, contents).as_ref());
+    fingerprint
 }
 
 /// Writes the file. `Ok` means that the archive holds exactly it, acknowledged by the store.

@@ -22,6 +22,8 @@ use crate::tls::Credentials;
 const TIMELINE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Status is answered from memory.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(1);
+/// One statement of the other member's server.
+const SWITCH_TIMEOUT: Duration = Duration::from_secs(3);
 /// A live member on the pod network accepts at once.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(800);
 /// The longest answer that is read: a status with nine standbys takes some kilobytes.
@@ -150,7 +152,7 @@ impl Peers {
 
     /// Has the primary begin a new WAL file.
     pub(crate) async fn switch_wal(&self, member: Ordinal) -> Result<(), AskError> {
-        let request = self.http().post(self.url(member, SWITCH_WAL_PATH)).timeout(QUESTION_TIMEOUT);
+        let request = self.http().post(self.url(member, SWITCH_WAL_PATH)).timeout(SWITCH_TIMEOUT);
         let sent = request.send().await.and_then(reqwest::Response::error_for_status);
         sent.map(drop).map_err(|source| AskError::Call { member, source })
     }

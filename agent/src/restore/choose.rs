@@ -230,7 +230,10 @@ fn setting(target: &RestoreTarget) -> Option<(&'static str, String)> {
     match target {
         RestoreTarget::Latest => None,
         RestoreTarget::Immediate => Some(("recovery_target", "immediate".to_owned())),
-        RestoreTarget::Time(time) => Some(("recovery_target_time", time.to_string())),
+        // The server knows no names of time zones yet when it reads this, not even "Z".
+        RestoreTarget::Time(time) => {
+            Some(("recovery_target_time", time.strftime("%Y-%m-%d %H:%M:%S.%6f+00").to_string()))
+        }
         RestoreTarget::Lsn(lsn) => Some(("recovery_target_lsn", lsn.to_string())),
         RestoreTarget::Xid(xid) => Some(("recovery_target_xid", xid.to_string())),
         RestoreTarget::Name(name) => Some(("recovery_target_name", name.clone())),
@@ -336,6 +339,13 @@ mod tests {
     fn a_backup_that_is_too_new_for_the_target_is_refused_although_it_was_named() {
         let refused = known().plan(&RestoreTarget::Time(at(25)), Some("b30"));
         assert!(matches!(refused, Err(Unreachable::TooEarly { .. })));
+    }
+
+    #[test]
+    fn a_time_is_told_with_an_offset() {
+        let time: Timestamp = "2026-11-26T10:50:04.281523Z".parse().unwrap();
+        let (name, value) = setting(&RestoreTarget::Time(time)).unwrap();
+        assert_eq!((name, value.as_str()), ("recovery_target_time", "2026-11-26 10:50:04.281523+00"));
     }
 
     #[test]

@@ -192,8 +192,11 @@ impl ServerFile<'_> {
     fn archive_command(&self) -> String {
         match (self.config.archive, std::env::current_exe()) {
             (true, Ok(program)) => {
+                // The kernel says so of a program whose file was replaced; the new file has the same path.
+                let program = program.display().to_string();
+                let program = program.trim_end_matches(" (deleted)");
                 let socket = self.layout.archive_socket();
-                format!("\"{}\" wal push --socket \"{}\" \"%p\"", program.display(), socket.display())
+                format!("\"{program}\" wal push --socket \"{}\" \"%p\"", socket.display())
             }
             _ => String::new(),
         }
