@@ -8,6 +8,7 @@
 //! | `run` | native sidecar | lease, elections, labels, HTTP, archive; tells the supervisor what to do |
 //! | `restore` | init container of the PostgreSQL image | fills an empty volume from a repository |
 //! | `wal` | PostgreSQL's `archive_command` | hands a WAL file to the sidecar |
+//! | `request-backup` | Job of the schedule | makes a `Backup` and waits for its end |
 
 mod archive;
 mod backup;
@@ -27,6 +28,7 @@ mod passwords;
 mod peer;
 mod pods;
 mod published;
+mod request_backup;
 mod restore;
 mod run;
 mod serving;
@@ -62,6 +64,8 @@ enum Command {
     Twin,
     /// Show what all members saw and did, in the order of time
     Timeline(chronicle::command::Options),
+    /// Make a Backup and wait for its end
+    RequestBackup,
     /// Run the sidecar: lease, elections, labels, HTTP, archive
     Run,
     /// Make an empty volume what a backup and the archive say, before PostgreSQL starts
@@ -89,6 +93,10 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Restore(arguments) => {
             log_to_stderr();
             restoring(arguments)
+        }
+        Command::RequestBackup => {
+            log_to_stderr();
+            request_backup()
         }
         Command::Supervise(layout) => {
             log_to_stderr();
@@ -123,6 +131,15 @@ fn restoring(arguments: restore::RestoreArguments) -> anyhow::Result<()> {
         .build()
         .context("starting the runtime")?
         .block_on(restore::run(arguments))
+}
+
+fn request_backup() -> anyhow::Result<()> {
+    install_tls()?;
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting the runtime")?
+        .block_on(request_backup::run())
 }
 
 /// Lines of JSON on standard error; `RUST_LOG` chooses what.

@@ -40,7 +40,72 @@ fn refused_at_first() -> Vec<Bad> {
     cases.extend(storage_and_resources());
     cases.extend(combinations());
     cases.extend(server_settings());
+    cases.extend(backups());
+    cases.extend(restores());
     cases
+}
+
+fn backup(change: &Value) -> Value {
+    let mut backup = json!({"destination": "s3://my-backups/orders-db"});
+    merge(&mut backup, change);
+    json!({"backup": backup})
+}
+
+fn backups() -> Vec<Bad> {
+    let schedule = |schedule: &str| backup(&json!({"schedule": schedule}));
+    let destination = |destination: &str| backup(&json!({"destination": destination}));
+    let endpoint = |endpoint: &str| backup(&json!({"endpoint": endpoint}));
+    let encryption = |encryption: Value| backup(&json!({"serverSideEncryption": encryption}));
+    vec![
+        bad(json!({"backup": {"enabled": true}}), &["spec.backup.destination", "Required"]),
+        bad(schedule("daily"), &["spec.backup.schedule", "daily", "five fields"]),
+        bad(schedule("@daily"), &["spec.backup.schedule", "five fields"]),
+        bad(schedule("0 3 * *"), &["spec.backup.schedule", "five fields"]),
+        bad(schedule("0 0 3 * * *"), &["spec.backup.schedule", "five fields"]),
+        bad(schedule("60 3 * * *"), &["spec.backup.schedule", "60 3"]),
+        bad(schedule("0 3 * * 7"), &["spec.backup.schedule", "five fields"]),
+        bad(backup(&json!({"retention": 0})), &["spec.backup.retention", "greater than or equal to 1"]),
+        bad(backup(&json!({"retention": 9999})), &["spec.backup.retention", "less than or equal to 3650"]),
+        bad(backup(&json!({"retention": "14d"})), &["spec.backup.retention", "integer"]),
+        bad(destination("my-backups/orders-db"), &["destination my-backups", "s3://my-backups/orders-db"]),
+        bad(destination("/var/backups"), &["destination /var/backups", "s3://"]),
+        bad(destination("s3://My Backups"), &["destination s3://My Backups", "not a bucket"]),
+        bad(destination("az://account"), &["destination az://account", "az://account/container"]),
+        bad(endpoint("s3.example.com"), &["endpoint s3.example.com", "https://s3.example.com"]),
+        bad(endpoint("https://s3.example.com/bucket"), &["endpoint", "without a path"]),
+        bad(backup(&json!({"region": "Frankfurt am Main"})), &["region", "eu-central-1"]),
+        bad(backup(&json!({"credentials": {}})), &["credentials.secretName", "Required"]),
+        bad(
+            backup(&json!({"credentials": {"secretName": "My Keys"}})),
+            &["credentials.secretName", "Secret"],
+        ),
+        bad(encryption(json!({"algorithm": "Kms"})), &["serverSideEncryption", "keyId"]),
+        bad(encryption(json!({"algorithm": "Aes256", "keyId": "x"})), &["serverSideEncryption", "keyId"]),
+        bad(encryption(json!({"algorithm": "Rot13"})), &["serverSideEncryption.algorithm", "Aes256"]),
+    ]
+}
+
+fn restore(from: &Value, target: &Value) -> Value {
+    json!({"bootstrap": {"restore": {"from": from, "target": target}}})
+}
+
+fn restores() -> Vec<Bad> {
+    let to = |target: Value| restore(&json!({"database": "old"}), &target);
+    let from = |from: Value| restore(&from, &json!({"immediate": true}));
+    let store = json!({"destination": "s3://my-backups/orders-db"});
+    vec![
+        bad(json!({"bootstrap": {"restore": {}}}), &["restore.from", "Required"]),
+        bad(from(json!({})), &["restore.from", "either database"]),
+        bad(from(json!({"database": "old", "repository": store})), &["restore.from", "either database"]),
+        bad(from(json!({"repository": {"destination": "old"}})), &["destination old", "not a bucket"]),
+        bad(to(json!({})), &["restore.target", "exactly one"]),
+        bad(to(json!({"immediate": false})), &["restore.target", "exactly one"]),
+        bad(to(json!({"xid": "7", "lsn": "0/1"})), &["restore.target", "exactly one"]),
+        bad(to(json!({"time": "2026-03-01 12:00:00"})), &["target.time", "2026-03-01T12:00:00Z"]),
+        bad(to(json!({"time": "yesterday"})), &["target.time yesterday", "with a zone"]),
+        bad(to(json!({"lsn": "16B374D848"})), &["target.lsn 16B374D848", "16/B374D848"]),
+        bad(to(json!({"xid": "-7"})), &["target.xid", "number"]),
+    ]
 }
 
 fn numbers_and_words() -> Vec<Bad> {
@@ -183,6 +248,10 @@ fn refused_later() -> Vec<Bad> {
         ),
         bad(json!({"storage": {"storageClassName": null}}), &["storageClassName", "put the old value back"]),
         bad(json!({"bootstrap": {"initdb": {"database": "orders"}}}), &["spec.bootstrap", "used once"]),
+        bad(
+            json!({"bootstrap": {"restore": {"from": {"database": "old"}}}}),
+            &["spec.bootstrap", "used once"],
+        ),
     ]
 }
 
@@ -206,6 +275,23 @@ fn accepted_at_first() -> Vec<Value> {
         }}),
         json!({"tolerations": [{"key": "db", "operator": "Exists"}], "affinity": {"nodeAffinity": {}}}),
         json!({"minSyncReplicas": null, "durability": null}),
+        json!({"backup": {
+            "enabled": true, "schedule": "0 3 * * *", "retention": 14, "destination": "s3://my-backups/orders-db",
+        }}),
+        backup(&json!({"schedule": "*/15 0-6/2 1,15 JAN-jun mon-fri", "destination": "s3://my-backups"})),
+        backup(&json!({
+            "endpoint": "http://s3.storage.svc:9000", "region": "eu-central-1", "pathStyle": false,
+            "credentials": {"secretName": "s3-keys", "customCa": true},
+            "serverSideEncryption": {"algorithm": "Kms", "keyId": "arn:aws:kms:eu-central-1:1:key/2"},
+        })),
+        backup(&json!({"destination": "gs://my-backups/orders-db/"})),
+        backup(&json!({"destination": "az://account/container/orders-db"})),
+        restore(&json!({"database": "old"}), &json!({"time": "2026-03-01T12:00:00.5+01:00"})),
+        restore(
+            &json!({"repository": {"destination": "s3://b-1/x", "uid": "0d2c-1"}}),
+            &json!({"lsn": "16/B374D848"}),
+        ),
+        json!({"bootstrap": {"restore": {"from": {"database": "old"}}}}),
     ]
 }
 
@@ -218,6 +304,7 @@ fn accepted_later() -> Vec<Value> {
         json!({"storage": {"size": "51200Mi"}}),
         json!({"storage": {"size": "100Gi"}}),
         json!({"durability": "Required", "minSyncReplicas": 2}),
+        backup(&json!({})),
     ]
 }
 

@@ -4,6 +4,8 @@
 //! Names are resolved from the pods' addresses as the API server knows them, so that a broken cluster DNS does
 //! not blind the operator; certificates are still checked against the names.
 
+pub(crate) mod backups;
+
 use std::{
     collections::{BTreeMap, HashMap},
     net::{IpAddr, SocketAddr},

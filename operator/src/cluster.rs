@@ -17,6 +17,8 @@ use proto::{
 pub(crate) const MAX_REPLICAS: u8 = 9;
 /// Label by which people and tools find everything that this operator made.
 const LABEL_MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+/// Label on pods of Jobs; its value is the Database's name.
+const LABEL_HELPS: &str = "db.example.com/helps";
 /// Value of [`LABEL_MANAGED_BY`].
 const MANAGED_BY: &str = "matriarch";
 
@@ -66,6 +68,14 @@ impl Cluster {
         let mut labels = self.pod_selector();
         labels.insert(LABEL_MANAGED_BY.to_owned(), MANAGED_BY.to_owned());
         labels
+    }
+
+    /// Labels of pods that work for the Database and are no instances of it.
+    pub(crate) fn labels_of_helpers(&self) -> BTreeMap<String, String> {
+        BTreeMap::from([
+            (LABEL_HELPS.to_owned(), self.spec.name.clone()),
+            (LABEL_MANAGED_BY.to_owned(), MANAGED_BY.to_owned()),
+        ])
     }
 
     /// Selector of the pods of this Database.

@@ -1,6 +1,14 @@
 //! Objects for tests.
 
-use proto::api::database::Database;
+use proto::{
+    api::database::Database,
+    identity::{Epoch, Ordinal},
+    postgres::SystemIdentifier,
+    wire::{
+        http::{Role, State},
+        peer::Status,
+    },
+};
 use serde_json::{Value, json};
 
 use crate::{build::Shape, cluster::Cluster};
@@ -44,5 +52,35 @@ pub(crate) fn shape() -> Shape {
         template_size: "50Gi".to_owned(),
         accept_loss: None,
         agent_image: "example.com/matriarch-agent:1".to_owned(),
+        restore: None,
+    }
+}
+
+/// An agent's word.
+pub(crate) fn says(ordinal: u8, role: Role, state: State) -> Status {
+    Status {
+        pod: format!("orders-db-{ordinal}"),
+        ordinal: Ordinal(ordinal),
+        role,
+        state,
+        doing: None,
+        epoch: Epoch(1),
+        leader: None,
+        data_id: None,
+        system_identifier: Some(SystemIdentifier(77)),
+        timeline: None,
+        position: None,
+        lag: None,
+        replication: Vec::new(),
+        durable: None,
+        failover_blocked: None,
+        server_version: Some(160_003),
+        generation: crate::build::generation(&cluster()),
+        pending_restart: Vec::new(),
+        configuration_error: None,
+        disk: None,
+        last_takeover: None,
+        archive: None,
+        restore: None,
     }
 }

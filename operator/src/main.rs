@@ -5,6 +5,7 @@ mod agents;
 #[cfg(test)]
 mod api_server;
 mod authority;
+mod backup;
 mod build;
 mod chain;
 mod cluster;

@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use crate::backup::BackupMetrics;
+
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -32,6 +34,7 @@ pub(crate) struct Metrics {
     duration: Histogram,
     writes: Family<Write, Counter>,
     leader: Gauge,
+    pub(crate) backups: BackupMetrics,
 }
 
 impl Metrics {
@@ -57,7 +60,8 @@ impl Metrics {
             writes.clone(),
         );
         registry.register("leader", "1 while this replica leads", leader.clone());
-        Self { registry: Arc::new(registry), reconciles, failures, duration, writes, leader }
+        let backups = BackupMetrics::new(&mut registry);
+        Self { registry: Arc::new(registry), reconciles, failures, duration, writes, leader, backups }
     }
 
     /// A reconcile ended after `took`, in `failed_step` if it failed.

@@ -13,7 +13,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{controller, http, leader::Leadership, metrics::Metrics};
+use crate::{backup, controller, http, leader::Leadership, metrics::Metrics};
 
 /// Connecting to the API server takes milliseconds, or it is not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -70,7 +70,7 @@ async fn lead(settings: &Settings, metrics: Metrics, stop: &CancellationToken) -
     // The Lease is given back after the last reconcile has ended.
     let release = CancellationToken::new();
     let mut held = tokio::spawn(leadership.hold(release.clone()));
-    let mut controlled = tokio::spawn(controller::run(context, stop.clone()));
+    let mut controlled = tokio::spawn(control(context, stop.clone()));
     tokio::select! {
         lost = &mut held => return lost.context("the election panicked")?.context("leading"),
         ended = &mut controlled => {
@@ -81,6 +81,20 @@ async fn lead(settings: &Settings, metrics: Metrics, stop: &CancellationToken) -
     }
     release.cancel();
     held.await.context("the election panicked")?.context("leading")
+}
+
+/// Databases and backups, side by side. If one ends before `stop`, so does the other.
+async fn control(context: Arc<controller::Context>, stop: CancellationToken) {
+    let both = stop.child_token();
+    let databases = async {
+        controller::run(Arc::clone(&context), both.clone()).await;
+        both.cancel();
+    };
+    let backups = async {
+        backup::run(Arc::clone(&context), both.clone()).await;
+        both.cancel();
+    };
+    tokio::join!(databases, backups);
 }
 
 async fn end(controlled: JoinHandle<()>) {

@@ -54,6 +54,10 @@ pub const BACKUP_CREDENTIALS_DIR: &str = "/etc/matriarch/backup";
 pub const ARCHIVE_SOCKET: &str = "/var/run/postgresql/archive.sock";
 /// What to restore: a [`crate::wire::backup::RestoreConfig`].
 pub const RESTORE_FILE: &str = "/etc/matriarch/restore/restore.json";
+/// Folder of [`RESTORE_FILE`].
+pub const RESTORE_DIR: &str = "/etc/matriarch/restore";
+/// Name of [`RESTORE_FILE`] in its folder, and its key in the `ConfigMap`.
+pub const RESTORE_KEY: &str = "restore.json";
 /// As [`BACKUP_CREDENTIALS_DIR`], for the store that is restored from.
 pub const RESTORE_CREDENTIALS_DIR: &str = "/etc/matriarch/restore-credentials";
 /// A [`crate::wire::backup::RestoreProgress`], written by `agent restore` and shown by the sidecar.
@@ -76,6 +80,9 @@ pub const ENV_POD_NAMESPACE: &str = "POD_NAMESPACE";
 pub const ENV_POD_UID: &str = "POD_UID";
 /// Environment: name of the Database, which is the name of its Lease and `StatefulSet` too.
 pub const ENV_DATABASE: &str = "DATABASE";
+
+/// Environment of the pod that asks for a backup: name of the `Backup` to make.
+pub const ENV_BACKUP: &str = "BACKUP";
 
 /// Label on everything that belongs to a Database; its value is the Database's name.
 pub const LABEL_DATABASE: &str = "db.example.com/database";

@@ -36,23 +36,28 @@ pub(super) fn role(cluster: &Cluster) -> Role {
 
 /// Gives the role to the pods.
 pub(super) fn role_binding(cluster: &Cluster) -> RoleBinding {
+    binding(cluster, cluster.name())
+}
+
+/// Gives the Role `name` to the ServiceAccount `name`.
+pub(super) fn binding(cluster: &Cluster, name: &str) -> RoleBinding {
     RoleBinding {
-        metadata: cluster.owned(cluster.name().to_owned()),
+        metadata: cluster.owned(name.to_owned()),
         role_ref: RoleRef {
             api_group: "rbac.authorization.k8s.io".to_owned(),
             kind: "Role".to_owned(),
-            name: cluster.name().to_owned(),
+            name: name.to_owned(),
         },
         subjects: Some(vec![Subject {
             kind: "ServiceAccount".to_owned(),
-            name: cluster.name().to_owned(),
+            name: name.to_owned(),
             namespace: Some(cluster.namespace().to_owned()),
             ..Subject::default()
         }]),
     }
 }
 
-fn rule(group: &str, resource: &str, verbs: &[&str], names: Option<Vec<String>>) -> PolicyRule {
+pub(super) fn rule(group: &str, resource: &str, verbs: &[&str], names: Option<Vec<String>>) -> PolicyRule {
     PolicyRule {
         api_groups: Some(vec![group.to_owned()]),
         resources: Some(vec![resource.to_owned()]),

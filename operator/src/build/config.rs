@@ -43,7 +43,11 @@ fn agent_config(cluster: &Cluster, shape: &Shape) -> AgentConfig {
         volume_bytes: cluster.spec.storage_size.0,
         accept_loss: shape.accept_loss,
         generation: generation(cluster),
-        archive: None,
+        archive: settings
+            .backup
+            .as_ref()
+            .filter(|backup| backup.enabled)
+            .map(|backup| backup.store.archive.clone()),
     }
 }
 

@@ -1,10 +1,12 @@
 //! Every child of a Database, built from validated input: pure and infallible, one file per kind of child.
 
 mod access;
+mod backup;
 mod config;
 mod disruption_budget;
 mod lease;
 mod pod;
+mod restore;
 mod secret;
 mod service;
 mod stateful_set;
@@ -18,8 +20,10 @@ use k8s_openapi::api::{
 use proto::{postgres::SystemIdentifier, wire::config::AcceptLoss};
 
 use crate::cluster::Cluster;
+pub(crate) use backup::{ScheduleChildren, schedule_name};
 pub(crate) use config::{config_map_name, generation};
 pub(crate) use lease::empty_lease;
+pub(crate) use restore::{RestoreShape, recorded_restore, restore_name};
 pub(crate) use secret::{
     ANNOTATION_NOT_AFTER, KEY_CA, KEY_CA_KEY, app_secret, authority_secret, names as secret_names,
     superuser_secret, tls_secret,
@@ -41,6 +45,8 @@ pub(crate) struct Shape {
     pub(crate) accept_loss: Option<AcceptLoss>,
     /// Image with the agent.
     pub(crate) agent_image: String,
+    /// What the first instance begins with, once its source is known.
+    pub(crate) restore: Option<RestoreShape>,
 }
 
 /// The children that are applied as a whole.
@@ -51,6 +57,8 @@ pub(crate) struct Children {
     pub(crate) role_binding: RoleBinding,
     pub(crate) services: Vec<Service>,
     pub(crate) config_map: ConfigMap,
+    pub(crate) restore_map: Option<ConfigMap>,
+    pub(crate) schedule: Option<ScheduleChildren>,
     pub(crate) disruption_budget: PodDisruptionBudget,
     pub(crate) stateful_set: StatefulSet,
 }
@@ -63,6 +71,8 @@ pub(crate) fn children(cluster: &Cluster, shape: &Shape) -> Children {
         role_binding: access::role_binding(cluster),
         services: service::services(cluster),
         config_map: config::config_map(cluster, shape),
+        restore_map: shape.restore.as_ref().map(|restore| restore::restore_map(cluster, restore)),
+        schedule: backup::schedule(cluster, &shape.agent_image),
         disruption_budget: disruption_budget::disruption_budget(cluster),
         stateful_set: stateful_set::stateful_set(cluster, shape),
     }
@@ -112,6 +122,94 @@ mod tests {
         insta::assert_yaml_snapshot!("app_secret", readable(&app_secret(&cluster, "PASSWORD")));
         insta::assert_yaml_snapshot!("authority_secret", readable(&authority_secret(&cluster, &authority)));
         insta::assert_yaml_snapshot!("tls_secret", readable(&tls_secret(&cluster, &authority, &issued)));
+    }
+
+    /// The sample's backups, with a store of one's own.
+    fn with_backups() -> Cluster {
+        fixtures::cluster_with(&json!({"backup": {
+            "enabled": true,
+            "schedule": "0 3 * * *",
+            "retention": 14,
+            "destination": "s3://my-backups/orders-db",
+            "endpoint": "https://s3.example.com",
+            "credentials": {"secretName": "s3-keys"},
+        }}))
+    }
+
+    #[test]
+    fn backups_are_built_as_reviewed() {
+        let children = children(&with_backups(), &fixtures::shape());
+        let schedule = children.schedule.unwrap();
+        insta::assert_yaml_snapshot!("backup_service_account", schedule.service_account);
+        insta::assert_yaml_snapshot!("backup_role", schedule.role);
+        insta::assert_yaml_snapshot!("backup_role_binding", schedule.role_binding);
+        insta::assert_yaml_snapshot!("backup_cron_job", schedule.cron_job);
+        let config = children.config_map.data.unwrap();
+        let config: Value = serde_json::from_str(config.values().next().unwrap()).unwrap();
+        insta::assert_yaml_snapshot!("backup_archive", config["archive"]);
+    }
+
+    /// The pod's template in the parts that this test is about.
+    fn pod_of(cluster: &Cluster, shape: &Shape) -> Value {
+        let set = serde_json::to_value(children(cluster, shape).stateful_set).unwrap();
+        set["spec"]["template"]["spec"].clone()
+    }
+
+    #[test]
+    fn credentials_are_mounted_in_the_agent_alone_and_it_may_use_more_memory() {
+        let pod = pod_of(&with_backups(), &fixtures::shape());
+        let mounts_backup = |container: &Value| {
+            container["volumeMounts"].as_array().unwrap().iter().any(|mount| mount["name"] == "backup")
+        };
+        let agent = &pod["initContainers"][1];
+        assert!(mounts_backup(agent) && !mounts_backup(&pod["containers"][0]));
+        assert_eq!(agent["resources"]["limits"]["memory"], "192Mi");
+        let volumes = pod["volumes"].as_array().unwrap();
+        let volume = volumes.iter().find(|volume| volume["name"] == "backup").unwrap();
+        assert_eq!(
+            (&volume["secret"]["secretName"], &volume["secret"]["optional"]),
+            (&json!("s3-keys"), &json!(true))
+        );
+    }
+
+    #[test]
+    fn turned_off_backups_change_no_pod() {
+        let off = fixtures::cluster_with(&json!({"backup": {
+            "enabled": false,
+            "destination": "s3://my-backups/orders-db",
+            "credentials": {"secretName": "s3-keys"},
+        }}));
+        assert_eq!(pod_of(&off, &fixtures::shape()), pod_of(&with_backups(), &fixtures::shape()));
+        let children = children(&off, &fixtures::shape());
+        assert_eq!(children.schedule.unwrap().cron_job.spec.unwrap().suspend, Some(true));
+        let config = children.config_map.data.unwrap();
+        assert!(config.values().all(|config| !config.contains("archive")));
+    }
+
+    #[test]
+    fn a_restore_is_built_as_reviewed() {
+        let from = json!({"repository": {"destination": "s3://my-backups/orders-db"}});
+        let cluster = fixtures::cluster_with(&json!({"bootstrap": {"restore": {"from": from}}}));
+        let archive = with_backups().spec.backup.unwrap().store.archive;
+        let config = proto::wire::backup::RestoreConfig {
+            source: archive,
+            database_uid: Some("01d".to_owned()),
+            system_identifier: None,
+            target: proto::wire::backup::RestoreTarget::Latest,
+            backup: None,
+            completed: false,
+        };
+        let restore = RestoreShape { config, credentials: Some("s3-keys".to_owned()) };
+        let shape = Shape { restore: Some(restore.clone()), ..fixtures::shape() };
+        let map = children(&cluster, &shape).restore_map.unwrap();
+        assert_eq!(recorded_restore(&map), Some(restore));
+        insta::assert_yaml_snapshot!("restore_map", map);
+        let pod = pod_of(&cluster, &shape);
+        insta::assert_yaml_snapshot!("restore_container", pod["initContainers"][2]);
+        let volumes = pod["volumes"].as_array().unwrap().iter();
+        let mounted: Vec<_> =
+            volumes.filter(|volume| volume["name"].as_str().unwrap().starts_with("restore")).collect();
+        insta::assert_yaml_snapshot!("restore_volumes", mounted);
     }
 
     #[test]

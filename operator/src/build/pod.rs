@@ -10,9 +10,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::api::ObjectMeta;
 use proto::pod::{LABEL_ROLE, ROLE_NONE};
 
-mod containers;
-mod volumes;
+pub(super) mod containers;
+pub(super) mod volumes;
 
+use super::Shape;
 use crate::cluster::Cluster;
 
 /// User and group `postgres` of the stock images (Debian).
@@ -23,17 +24,17 @@ const POSTGRES_ID: i64 = 999;
 const TERMINATION_GRACE_SECONDS: i64 = 180;
 
 /// The pod template of all members.
-pub(super) fn pod_template(cluster: &Cluster, agent_image: &str) -> PodTemplateSpec {
+pub(super) fn pod_template(cluster: &Cluster, shape: &Shape) -> PodTemplateSpec {
     let mut labels = cluster.labels();
     // Until the agent knows better. It changes the label on the pod itself, never here.
     labels.insert(LABEL_ROLE.to_owned(), ROLE_NONE.to_owned());
     PodTemplateSpec {
         metadata: Some(ObjectMeta { labels: Some(labels), ..ObjectMeta::default() }),
-        spec: Some(pod_spec(cluster, agent_image)),
+        spec: Some(pod_spec(cluster, shape)),
     }
 }
 
-fn pod_spec(cluster: &Cluster, agent_image: &str) -> PodSpec {
+fn pod_spec(cluster: &Cluster, shape: &Shape) -> PodSpec {
     PodSpec {
         service_account_name: Some(cluster.name().to_owned()),
         automount_service_account_token: Some(false),
@@ -52,12 +53,9 @@ fn pod_spec(cluster: &Cluster, agent_image: &str) -> PodSpec {
             }),
             ..PodSecurityContext::default()
         }),
-        init_containers: Some(vec![
-            containers::install(agent_image),
-            containers::agent(cluster, agent_image),
-        ]),
+        init_containers: Some(containers::init(cluster, shape)),
         containers: vec![containers::postgres(cluster)],
-        volumes: Some(volumes::volumes(cluster)),
+        volumes: Some(volumes::volumes(cluster, shape)),
         affinity: Some(cluster.spec.affinity.clone().unwrap_or_else(|| apart(cluster))),
         topology_spread_constraints: Some(spread(cluster)),
         // Kubernetes' own 300 s for unreachable nodes stay as they are. Failover does not wait for an eviction,
@@ -69,7 +67,7 @@ fn pod_spec(cluster: &Cluster, agent_image: &str) -> PodSpec {
 }
 
 /// What every container may do: nothing beyond its own files.
-fn confined() -> SecurityContext {
+pub(super) fn confined() -> SecurityContext {
     SecurityContext {
         allow_privilege_escalation: Some(false),
         capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), ..Capabilities::default() }),

@@ -53,7 +53,7 @@ fn spec(cluster: &Cluster, shape: &Shape) -> StatefulSetSpec {
             when_scaled: retain(),
         }),
         revision_history_limit: Some(2), // ControllerRevisions are never rolled back here
-        template: pod_template(cluster, &shape.agent_image),
+        template: pod_template(cluster, shape),
         volume_claim_templates: Some(vec![claim_template(cluster, shape)]),
         ..StatefulSetSpec::default()
     }

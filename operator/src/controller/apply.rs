@@ -15,6 +15,7 @@ use super::{
     context::Context,
     observe::Observed,
     plan::{LeaseStep, Plan},
+    schedule::schedule,
     unchanged::{covers, with_fingerprint},
 };
 use crate::{
@@ -64,20 +65,24 @@ pub(crate) async fn apply(
         writer.ensure(service, live).await?;
     }
     writer.ensure(&children.config_map, observed.config_map.as_ref()).await?;
+    if let Some(map) = &children.restore_map {
+        writer.ensure(map, observed.restore_map.as_ref()).await?;
+    }
     writer.ensure(&children.disruption_budget, observed.disruption_budget.as_ref()).await?;
     writer.lease(cluster, observed.lease.as_ref(), plan.lease).await?;
     writer.ensure(&children.stateful_set, observed.stateful_set.as_ref()).await?;
+    schedule(&writer, cluster.name(), children.schedule.as_ref(), &observed.schedule).await?;
     // After everything else: a StorageClass that refuses to grow a volume stops nothing.
     writer.volumes(cluster, plan).await
 }
 
-struct Writer<'a> {
-    context: &'a Context,
-    namespace: &'a str,
+pub(super) struct Writer<'a> {
+    pub(super) context: &'a Context,
+    pub(super) namespace: &'a str,
 }
 
 impl Writer<'_> {
-    async fn ensure<K>(&self, intent: &K, live: Option<&K>) -> Result<(), ApplyError>
+    pub(super) async fn ensure<K>(&self, intent: &K, live: Option<&K>) -> Result<(), ApplyError>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
             + Clone
@@ -174,8 +179,9 @@ impl Writer<'_> {
 
 /// Names of kinds as metric labels, from a fixed list.
 fn metric_kind(kind: &str) -> &'static str {
-    const KINDS: [&str; 8] = [
+    const KINDS: [&str; 9] = [
         "ConfigMap",
+        "CronJob",
         "PersistentVolumeClaim",
         "PodDisruptionBudget",
         "Role",

@@ -12,7 +12,7 @@ use kube::{
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
 
-use crate::{agents::Agents, deadline::within, digest::digest, metrics::Metrics};
+use crate::{agents::Agents, backup::Repositories, deadline::within, digest::digest, metrics::Metrics};
 
 /// First pause after a failure.
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
@@ -26,6 +26,7 @@ pub(crate) struct Context {
     pub(crate) client: Client,
     pub(crate) agents: Agents,
     pub(crate) metrics: Metrics,
+    pub(crate) repositories: Repositories,
     /// Image with the agent that pods get.
     pub(crate) agent_image: String,
     recorder: Recorder,
@@ -37,7 +38,15 @@ impl Context {
     pub(crate) fn new(client: Client, metrics: Metrics, agent_image: String, instance: String) -> Self {
         let reporter = Reporter { controller: "matriarch-operator".to_owned(), instance: Some(instance) };
         let recorder = Recorder::new(client.clone(), reporter);
-        Self { client, agents: Agents::default(), metrics, agent_image, recorder, failures: Mutex::default() }
+        Self {
+            client,
+            agents: Agents::default(),
+            metrics,
+            repositories: Repositories::default(),
+            agent_image,
+            recorder,
+            failures: Mutex::default(),
+        }
     }
 
     /// Tells people. An event that is lost is only logged: nothing depends on it.

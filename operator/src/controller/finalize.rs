@@ -46,8 +46,9 @@ pub(crate) async fn finalize(
     now: Timestamp,
 ) -> Result<(), FinalizeError> {
     let today = now.to_zoned(jiff::tz::TimeZone::UTC).date();
-    let observed =
-        observe(&context.client, &context.agents, cluster, today).await.map_err(FinalizeError::Observe)?;
+    let observed = Box::pin(observe(&context.client, &context.agents, cluster, today))
+        .await
+        .map_err(FinalizeError::Observe)?;
     delete(context, observed.stateful_set.as_ref()).await?;
     let patient = now.as_second() - asked_at.as_second() < LONGEST_WAIT_SECONDS;
     if !observed.pods.is_empty() && patient {

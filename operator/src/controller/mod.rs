@@ -14,13 +14,16 @@ mod observe;
 mod plan;
 mod reconcile;
 mod record;
+mod restoring;
 mod run;
+mod schedule;
 mod status;
 mod trouble;
 mod unchanged;
 
-pub(crate) use context::Context;
-pub(crate) use run::run;
+pub(crate) use context::{Context, News};
+pub(crate) use observe::{addresses, authority_in};
+pub(crate) use run::{ConstantPause, every_object, run};
 
 /// Annotation on a Database that asks for a switchover: the pod that should lead, or empty for any.
 const ANNOTATION_SWITCHOVER: &str = "db.example.com/switchover";

@@ -1,7 +1,7 @@
 //! What changed from one status to the next that a person would ask about later. Pure.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use proto::api::status::{AVAILABLE, DEGRADED, DatabaseStatus, PROGRESSING};
+use proto::api::status::{AVAILABLE, CONTINUOUS_ARCHIVING, DEGRADED, DatabaseStatus, PROGRESSING};
 
 use super::context::News;
 
@@ -12,6 +12,7 @@ pub(crate) fn news(previous: Option<&DatabaseStatus>, current: &DatabaseStatus) 
     news.extend(availability(previous, current));
     news.extend(health(previous, current));
     news.extend(refusal(previous, current));
+    news.extend(archiving(previous, current));
     news
 }
 
@@ -45,7 +46,8 @@ fn health(previous: Option<&DatabaseStatus>, current: &DatabaseStatus) -> Option
 
 /// Reasons of Degraded that deserve an event of their own. Instances that are merely missing for a moment do not.
 fn trouble_reason(reason: &str) -> Option<&'static str> {
-    const REASONS: [&str; 12] = [
+    const REASONS: [&str; 13] = [
+        "RestoreFailed",
         "ImagePullFailed",
         "InvalidImageName",
         "CrashLoop",
@@ -64,12 +66,27 @@ fn trouble_reason(reason: &str) -> Option<&'static str> {
 
 /// The API server or the spec's own rules refused what was to be written.
 fn refusal(previous: Option<&DatabaseStatus>, current: &DatabaseStatus) -> Option<News> {
+    const REASONS: [&str; 4] = ["Refused", "InvalidSpec", "RestoreSourceMissing", "RestoreSourceInvalid"];
     let now = condition(current, PROGRESSING)?;
     let told = previous
         .and_then(|previous| condition(previous, PROGRESSING))
         .is_some_and(|before| before.reason == now.reason && before.message == now.message);
-    let reason = ["Refused", "InvalidSpec"].into_iter().find(|reason| *reason == now.reason)?;
+    let reason = REASONS.into_iter().find(|reason| *reason == now.reason)?;
     (!told).then(|| News::warning(reason, now.message.clone()))
+}
+
+/// The write-ahead log stopped or began to reach the store. Not knowing is no news.
+fn archiving(previous: Option<&DatabaseStatus>, current: &DatabaseStatus) -> Option<News> {
+    let now = condition(current, CONTINUOUS_ARCHIVING)?;
+    let before = previous.and_then(|previous| condition(previous, CONTINUOUS_ARCHIVING));
+    let before = before.map(|before| (before.status.as_str(), before.reason.as_str()));
+    match (before, now.status.as_str()) {
+        _ if now.reason == "Disabled" => None,
+        (Some(("False", reason)), "False") if reason == now.reason => None,
+        (_, "False") => Some(News::warning("ArchivingFailed", now.message.clone())),
+        (Some(("False", _)), "True") => Some(News::normal("ArchivingWorks", now.message.clone())),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -118,5 +135,20 @@ mod tests {
     #[test]
     fn trouble_is_told_at_first_sight() {
         assert_eq!(reasons(None, &status(&[(DEGRADED, "True", "Unschedulable")])), ["Unschedulable"]);
+    }
+
+    #[test]
+    fn archiving_is_told_when_it_stops_and_when_it_works_again() {
+        let works = status(&[(CONTINUOUS_ARCHIVING, "True", "Archiving")]);
+        let unknown = status(&[(CONTINUOUS_ARCHIVING, "Unknown", "Starting")]);
+        let down = status(&[(CONTINUOUS_ARCHIVING, "False", "StoreUnreachable")]);
+        let off = status(&[(CONTINUOUS_ARCHIVING, "False", "Disabled")]);
+        assert_eq!(reasons(None, &down), ["ArchivingFailed"]);
+        assert_eq!(reasons(Some(&works), &down), ["ArchivingFailed"]);
+        assert_eq!(reasons(Some(&down), &down), Vec::<&str>::new());
+        assert_eq!(reasons(Some(&down), &works), ["ArchivingWorks"]);
+        for quiet in [&works, &unknown, &off] {
+            assert_eq!(reasons(Some(&unknown), quiet), Vec::<&str>::new());
+        }
     }
 }

@@ -10,13 +10,19 @@ use futures::{
 use jiff::{Timestamp, civil::Date};
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
+    batch::v1::CronJob,
     coordination::v1::Lease,
     core::v1::{ConfigMap, Event, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount},
     policy::v1::PodDisruptionBudget,
     rbac::v1::{Role, RoleBinding},
 };
 use kube::{Api, Client, Resource, ResourceExt, api::ListParams, core::NamespaceResourceScope};
-use proto::{identity::Ordinal, pod::LABEL_DATABASE, wire::peer::Status};
+use proto::{
+    api::{database::Database, valid::backup::Source},
+    identity::Ordinal,
+    pod::LABEL_DATABASE,
+    wire::peer::Status,
+};
 use serde::de::DeserializeOwned;
 
 use crate::{
@@ -60,6 +66,10 @@ pub(crate) struct Observed {
     pub(crate) role_binding: Option<RoleBinding>,
     pub(crate) services: Vec<Service>,
     pub(crate) config_map: Option<ConfigMap>,
+    pub(crate) restore_map: Option<ConfigMap>,
+    /// The Database whose backups this one begins with, as long as that is not recorded.
+    pub(crate) restore_source: Option<Database>,
+    pub(crate) schedule: LiveSchedule,
     pub(crate) disruption_budget: Option<PodDisruptionBudget>,
     pub(crate) stateful_set: Option<StatefulSet>,
     pub(crate) lease: Option<Lease>,
@@ -84,10 +94,24 @@ pub(crate) struct Secrets {
 impl Secrets {
     /// The CA, if its Secret is there and complete.
     pub(crate) fn stored_authority(&self) -> Option<Authority> {
-        let data = self.authority.as_ref()?.data.as_ref()?;
-        let text = |key: &str| String::from_utf8(data.get(key)?.0.clone()).ok();
-        Some(Authority::stored(text(build::KEY_CA)?, text(build::KEY_CA_KEY)?))
+        authority_in(self.authority.as_ref())
     }
+}
+
+/// The CA in its Secret, if that is there and complete.
+pub(crate) fn authority_in(secret: Option<&Secret>) -> Option<Authority> {
+    let data = secret?.data.as_ref()?;
+    let text = |key: &str| String::from_utf8(data.get(key)?.0.clone()).ok();
+    Some(Authority::stored(text(build::KEY_CA)?, text(build::KEY_CA_KEY)?))
+}
+
+/// What belongs to the schedule of backups, as far as it exists.
+#[derive(Default)]
+pub(crate) struct LiveSchedule {
+    pub(crate) service_account: Option<ServiceAccount>,
+    pub(crate) role: Option<Role>,
+    pub(crate) role_binding: Option<RoleBinding>,
+    pub(crate) cron_job: Option<CronJob>,
 }
 
 /// Reads it.
@@ -137,6 +161,7 @@ impl Reader<'_> {
             },
         )
         .await?;
+        let (schedule, (restore_map, restore_source)) = try_join(self.schedule(), self.restore()).await?;
         let (service_account, role, role_binding, services, config_map) = access;
         let (disruption_budget, stateful_set, lease, secrets, pods, volumes) = rest;
         Ok(Observed {
@@ -145,6 +170,9 @@ impl Reader<'_> {
             role_binding,
             services,
             config_map,
+            restore_map,
+            restore_source,
+            schedule,
             disruption_budget,
             stateful_set,
             lease,
@@ -153,6 +181,29 @@ impl Reader<'_> {
             volumes,
             ..Observed::default()
         })
+    }
+
+    /// Nothing but the CronJob is asked for where there are no backups: it is the last to be deleted.
+    async fn schedule(&self) -> Result<LiveSchedule, ObserveError> {
+        let name = build::schedule_name(self.cluster);
+        let cron_job = self.get(&name).await?;
+        if cron_job.is_none() && self.cluster.spec.backup.is_none() {
+            return Ok(LiveSchedule::default());
+        }
+        let (service_account, role, role_binding) =
+            tokio::try_join!(self.get(&name), self.get(&name), self.get(&name))?;
+        Ok(LiveSchedule { service_account, role, role_binding, cron_job })
+    }
+
+    /// What is recorded about the restore, or the Database that it is to be recorded from.
+    async fn restore(&self) -> Result<(Option<ConfigMap>, Option<Database>), ObserveError> {
+        let Some(restore) = &self.cluster.spec.restore else { return Ok((None, None)) };
+        let name = build::restore_name(self.cluster);
+        let recorded: Option<ConfigMap> = self.get(&name).await?;
+        match &restore.source {
+            Source::Database(source) if recorded.is_none() => Ok((None, self.get(source).await?)),
+            _ => Ok((recorded, None)),
+        }
     }
 
     async fn secrets(&self) -> Result<Secrets, ObserveError> {

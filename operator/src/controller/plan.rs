@@ -16,7 +16,7 @@ use super::{
     record::{Identity, LeaseFacts},
 };
 use crate::{
-    build::{self, Shape},
+    build::{self, RestoreShape, Shape},
     cluster::{Cluster, MAX_REPLICAS},
 };
 
@@ -38,6 +38,8 @@ pub(crate) struct Facts<'a> {
     /// Value of the annotation that accepts the loss of data.
     pub(crate) accepted: Option<&'a str>,
     pub(crate) agent_image: &'a str,
+    /// Backups that the first instance begins with.
+    pub(crate) restore: Option<RestoreShape>,
 }
 
 /// The StatefulSet as it is.
@@ -131,6 +133,7 @@ pub(crate) fn plan(facts: &Facts<'_>) -> Plan {
         template_size: template_size(facts),
         accept_loss: facts.accepted.and_then(|text| acceptance(facts, text)),
         agent_image: facts.agent_image.to_owned(),
+        restore: facts.restore.clone(),
     };
     let (step, progress) = step(facts, pods);
     Plan { shape, lease: lease_step(facts), annotate: annotate(facts), grow: grow(facts), step, progress }

@@ -36,6 +36,7 @@ use super::{
     observe::{ObserveError, Observed, observe},
     plan::{Facts, Plan, SetFacts, plan},
     record::{Identity, identity, lease_facts},
+    restoring::{Beginning, beginning},
     status::{self, View, status},
 };
 use crate::{
@@ -207,11 +208,13 @@ async fn reconcile_cluster(
     now: Timestamp,
 ) -> Result<Action, ReconcileError> {
     let today = now.to_zoned(jiff::tz::TimeZone::UTC).date();
-    let observed =
-        observe(&context.client, &context.agents, cluster, today).await.map_err(ReconcileError::Observe)?;
+    let observed = Box::pin(observe(&context.client, &context.agents, cluster, today))
+        .await
+        .map_err(ReconcileError::Observe)?;
     let lease = lease_facts(observed.lease.as_ref());
     let members = members(cluster, &observed, now);
     let identity = identity(database.status.as_ref(), &observed, &lease, &members);
+    let beginning = beginning(cluster, &observed, identity.known().is_some());
     let plan = plan(&Facts {
         cluster,
         members: &members,
@@ -221,23 +224,33 @@ async fn reconcile_cluster(
         accepted: database.annotations().get(ANNOTATION_ACCEPT_DATA_LOSS).map(String::as_str),
         requested: database.annotations().get(ANNOTATION_SWITCHOVER).map(String::as_str),
         agent_image: &context.agent_image,
+        restore: beginning.shape(),
     });
-    // Data that contradict each other: children made from the wrong one would make it worse.
-    let hands_off = cluster.spec.paused || matches!(identity, Identity::Contradiction(_));
+    // Data that contradict each other: children made from the wrong one would make it worse. Without the backups
+    // that it begins with, a first instance would make empty data.
+    let hands_off = cluster.spec.paused
+        || matches!(identity, Identity::Contradiction(_))
+        || matches!(beginning, Beginning::Unknown { .. });
     let done = match hands_off {
         true => Ok(Vec::new()),
         false => carry_out(context, cluster, &observed, &plan, today).await,
     };
+    let repository = context.repositories.of(cluster.namespace(), cluster.name());
     let view = View {
         cluster,
         members: &members,
         lease: &lease,
         identity: &identity,
         plan: &plan,
+        beginning: &beginning,
+        repository: repository.as_deref(),
         refused: done.as_ref().err().map(|error| chain(error)),
         set_warning: observed.warnings.get(&format!("StatefulSet/{}", cluster.name())).map(String::as_str),
     };
     let status = status(&view, database.status.as_ref(), now);
+    if let Some((archive, works)) = status::archive_of_primary(&view, now) {
+        context.metrics.backups.archives(cluster.namespace(), cluster.name(), archive, works);
+    }
     let told = done.as_ref().cloned().unwrap_or_default();
     publish(context, api, database, &status, told).await?;
     let at_rest = status.phase == Phase::Running && plan.progress.is_none();

@@ -5,6 +5,7 @@ use std::{fmt::Debug, sync::Arc, time::Duration};
 use futures::StreamExt;
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
+    batch::v1::CronJob,
     core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service, ServiceAccount},
     policy::v1::PodDisruptionBudget,
     rbac::v1::{Role, RoleBinding},
@@ -42,7 +43,7 @@ const WATCH_PAUSE: Duration = Duration::from_millis(500);
 const PAGE: u32 = 200;
 
 /// [`WATCH_PAUSE`], however often.
-struct ConstantPause;
+pub(crate) struct ConstantPause;
 
 impl Iterator for ConstantPause {
     type Item = Duration;
@@ -74,10 +75,12 @@ pub(crate) async fn run(context: Arc<Context>, stop: CancellationToken) {
     let controller = watch::<Role>(controller, &context);
     let controller = watch::<RoleBinding>(controller, &context);
     let controller = watch::<PodDisruptionBudget>(controller, &context);
+    let controller = watch::<CronJob>(controller, &context);
     controller.run(reconcile, on_error, context).for_each(log).await;
 }
 
-fn every_object() -> watcher::Config {
+/// How everything is watched.
+pub(crate) fn every_object() -> watcher::Config {
     watcher::Config::default().timeout(WATCH_SECONDS).page_size(PAGE)
 }
 

@@ -19,8 +19,13 @@ use super::{
     members::{Member, Members},
     plan::{Plan, ProgressKind},
     record::{Identity, LeaseFacts},
+    restoring::Beginning,
 };
-use crate::cluster::Cluster;
+use crate::{backup::RepositoryFacts, cluster::Cluster};
+
+mod backup;
+
+pub(crate) use backup::archive_of_primary;
 
 /// What the status is made of.
 pub(crate) struct View<'a> {
@@ -29,6 +34,9 @@ pub(crate) struct View<'a> {
     pub(crate) lease: &'a LeaseFacts,
     pub(crate) identity: &'a Identity,
     pub(crate) plan: &'a Plan,
+    pub(crate) beginning: &'a Beginning,
+    /// What lies in the store; `None` if this process has not looked yet.
+    pub(crate) repository: Option<&'a RepositoryFacts>,
     /// What could not be written, with its causes.
     pub(crate) refused: Option<String>,
     /// Warning about the StatefulSet, which then makes no pods.
@@ -44,6 +52,7 @@ pub(crate) fn status(view: &View<'_>, previous: Option<&DatabaseStatus>, now: Ti
     let ready_replicas = count(staying.filter(|(_, member)| member.serves()));
     let of_primary = primary.and_then(|(_, member)| member.status.as_ref());
     let identifier = view.identity.known().map(|identifier| identifier.to_string());
+    let times = backup::times(view, previous);
     let mut status = DatabaseStatus {
         observed_generation: Some(view.cluster.spec.generation),
         phase: Phase::default(),
@@ -56,14 +65,19 @@ pub(crate) fn status(view: &View<'_>, previous: Option<&DatabaseStatus>, now: Ti
         timeline: of_primary.and_then(|status| status.timeline).map(|timeline| i64::from(timeline.0.get())),
         epoch: of_primary.map(|status| i64::from(status.epoch.0)),
         system_identifier: identifier.or_else(|| previous?.system_identifier.clone()),
+        last_backup_time: times.last_backup,
+        earliest_restorable_time: times.earliest,
+        latest_restorable_time: times.latest,
         selector: Some(selector(view.cluster)),
         instances: instances(view),
         conditions: Vec::new(),
     };
     status.conditions = conditions(view)
         .into_iter()
+        .chain(backup::archiving(view, now))
         .map(|fact| fact.into_condition(view.cluster.spec.generation, previous, now))
         .collect();
+    status.conditions.extend(backup::restorable(view, previous, now));
     status.phase = phase(view, &status);
     status
 }
@@ -225,6 +239,12 @@ fn progressing(view: &View<'_>) -> Fact {
     if view.cluster.spec.paused {
         return fact(false, "Paused", "spec.paused: the operator changes nothing".to_owned());
     }
+    if let Beginning::Unknown { reason, message } = view.beginning {
+        return fact(false, reason, message.clone());
+    }
+    if let Some(message) = backup::restoring(view) {
+        return fact(true, "Restoring", message);
+    }
     if let Some(progress) = &view.plan.progress {
         let reason = match progress.kind {
             ProgressKind::Scaling => "Scaling",
@@ -295,6 +315,9 @@ fn needs_a_person(view: &View<'_>) -> Option<(&'static str, String)> {
             return Some(("LeaseUnreadable", message));
         }
         _ => {}
+    }
+    if let Some(message) = backup::restore_failed(view) {
+        return Some(("RestoreFailed", message));
     }
     let trouble = view.members.values().find_map(Member::trouble);
     if let Some(trouble) = trouble {

@@ -1,14 +1,24 @@
-//! The CustomResourceDefinition as it is installed.
+//! The CustomResourceDefinitions as they are installed.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
 use serde_json::Value;
 
-use super::database::Database;
+use super::{backup::Backup, database::Database};
 
-/// The definition of `Database`, without what schemars adds that Kubernetes has no use for.
+/// The definition of `Database`.
 pub fn database() -> Result<CustomResourceDefinition, serde_json::Error> {
-    let mut definition = serde_json::to_value(Database::crd())?;
+    simplified(Database::crd())
+}
+
+/// The definition of `Backup`.
+pub fn backup() -> Result<CustomResourceDefinition, serde_json::Error> {
+    simplified(Backup::crd())
+}
+
+/// Without what schemars adds that Kubernetes has no use for.
+fn simplified(definition: CustomResourceDefinition) -> Result<CustomResourceDefinition, serde_json::Error> {
+    let mut definition = serde_json::to_value(definition)?;
     simplify(&mut definition);
     serde_json::from_value(definition)
 }
@@ -35,9 +45,16 @@ fn simplify(schema: &mut Value) {
 mod tests {
     use super::*;
 
+    fn version(definition: CustomResourceDefinition) -> Value {
+        serde_json::to_value(definition).unwrap()["spec"]["versions"][0].clone()
+    }
+
     fn spec() -> Value {
-        let definition = serde_json::to_value(database().unwrap()).unwrap();
-        definition["spec"]["versions"][0].clone()
+        version(database().unwrap())
+    }
+
+    fn all() -> [Value; 2] {
+        [version(database().unwrap()), version(backup().unwrap())]
     }
 
     #[test]
@@ -69,8 +86,8 @@ mod tests {
             }
         }
         let mut found = Vec::new();
-        for part in ["spec", "status"] {
-            undescribed(part, &spec()["schema"]["openAPIV3Schema"]["properties"][part], &mut found);
+        for (version, part) in all().iter().flat_map(|version| [(version, "spec"), (version, "status")]) {
+            undescribed(part, &version["schema"]["openAPIV3Schema"]["properties"][part], &mut found);
         }
         assert_eq!(found, Vec::<String>::new());
     }
@@ -78,7 +95,7 @@ mod tests {
     /// The API server refuses a schema in which these words appear where it wants a structural one.
     #[test]
     fn the_schema_is_structural() {
-        let text = spec()["schema"].to_string();
+        let text = all().map(|version| version["schema"].to_string()).concat();
         for word in ["\"$ref\"", "\"anyOf\"", "\"oneOf\"", "\"const\"", "\"nullable\"", "\"uint"] {
             assert!(!text.contains(word), "{word} in the schema");
         }

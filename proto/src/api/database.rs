@@ -12,7 +12,11 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{rules, status::DatabaseStatus};
+use super::{
+    repository::{BackupPolicy, Restore},
+    rules,
+    status::DatabaseStatus,
+};
 use crate::{ha::profile::Profile, wire::config::Durability};
 
 /// A PostgreSQL cluster that fails over by itself. Applications connect to the Service `<name>-rw`.
@@ -38,6 +42,7 @@ use crate::{ha::profile::Profile, wire::config::Durability};
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.ready"),
     printcolumn(name = "Primary", type_ = "string", json_path = ".status.primary"),
     printcolumn(name = "Lag", type_ = "string", json_path = ".status.lag"),
+    printcolumn(name = "Backup", type_ = "date", json_path = ".status.lastBackupTime"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     validation = rules::name_fits_children()
 )]
@@ -104,6 +109,10 @@ pub struct DatabaseSpec {
     /// the same name again takes them over; `Delete` deletes them and the data with them.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
+
+    /// Backups and the archive of the write-ahead log. Without it there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<BackupPolicy>,
 
     /// How the data directory is made. Used once; cannot change afterwards.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -267,13 +276,18 @@ pub struct Bootstrap {
     /// Start empty, by `initdb`.
     #[serde(default)]
     pub initdb: Initdb,
+
+    /// Start with the backups of a Database instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore: Option<Restore>,
 }
 
 /// What a new data directory contains.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Initdb {
-    /// Database to create, owned by the role `app`.
+    /// Database to create, owned by the role `app`. With `restore` nothing is created: it is the database that the
+    /// Secret for applications names.
     #[serde(default = "app")]
     #[schemars(length(max = 63))]
     #[x_kube(validation = rules::database_name_is_free())]

@@ -1,4 +1,4 @@
-//! The resource that people write: [`database::Database`], its rules for `kubectl apply`, its status.
+//! The resources that people write: [`database::Database`], its rules for `kubectl apply`, its status.
 //!
 //! | module | holds |
 //! |---|---|
@@ -7,16 +7,24 @@
 //! | [`reserved`] | PostgreSQL settings that belong to the operator or the agent, and why |
 //! | [`valid`] | the spec parsed once into types that cannot be wrong |
 //! | [`status`] | what was observed |
-//! | [`crd`] | the CustomResourceDefinition, generated into `manifests/crds/` |
+//! | [`repository`] | the parts of the spec that concern backups |
+//! | [`backup`] | `Backup`, one run |
+//! | [`backup_rules`] | CEL rules of both |
+//! | [`schedule`] | when backups are taken |
+//! | [`crd`] | the CustomResourceDefinitions, generated into `manifests/crds/` |
 //!
 //! The rules and [`valid`] say the same thing twice on purpose: an object stored before a rule existed never
 //! passes through it again until somebody edits it.
 
+pub mod backup;
+pub mod backup_rules;
 pub mod crd;
 pub mod database;
 pub mod quantity;
+pub mod repository;
 pub mod reserved;
 pub mod rules;
+pub mod schedule;
 pub mod status;
 pub mod valid;
 pub mod version;

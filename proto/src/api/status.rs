@@ -2,7 +2,7 @@
 
 #![allow(unreachable_pub)] // KubeSchema repeats each struct inside a function, with its `pub`
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,11 @@ pub const DEGRADED: &str = "Degraded";
 pub const DURABLE: &str = "Durable";
 /// Condition: nobody may take over at the moment; the reason says why and what to do.
 pub const FAILOVER_BLOCKED: &str = "FailoverBlocked";
+
+/// Condition: the write-ahead log reaches the store as it is written.
+pub const CONTINUOUS_ARCHIVING: &str = "ContinuousArchiving";
+/// Condition: there is a backup, and what is archived since makes every later point in time restorable.
+pub const RESTORABLE: &str = "Restorable";
 
 /// What was observed.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -68,6 +73,18 @@ pub struct DatabaseStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub system_identifier: Option<String>,
 
+    /// End of the newest complete backup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_backup_time: Option<Time>,
+
+    /// First point in time that can be restored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub earliest_restorable_time: Option<Time>,
+
+    /// Last point in time that can be restored, to the minute.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latest_restorable_time: Option<Time>,
+
     /// Label selector of the pods, for the scale subresource.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<String>,
@@ -77,7 +94,7 @@ pub struct DatabaseStatus {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub instances: Vec<Instance>,
 
-    /// Available, Progressing, Degraded, Durable, FailoverBlocked.
+    /// Available, Progressing, Degraded, Durable, FailoverBlocked; with backups ContinuousArchiving and Restorable.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,

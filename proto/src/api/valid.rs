@@ -1,9 +1,12 @@
 //! A Database parsed once: what comes out cannot be wrong, so that building children cannot fail.
 
+pub mod backup;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use k8s_openapi::api::core::v1::{Affinity, ResourceRequirements, Toleration, TopologySpreadConstraint};
 
+use self::backup::{InvalidBackup, ValidBackup, ValidRestore};
 use super::{
     database::{Database, DatabaseSpec, DeletionPolicy, Resources},
     quantity::{Bytes, InvalidBytes},
@@ -66,6 +69,10 @@ pub struct ValidDatabase {
     pub hba: Vec<String>,
     /// Database to create.
     pub app_database: String,
+    /// Backups, if any.
+    pub backup: Option<ValidBackup>,
+    /// What the first instance begins with, if not with nothing.
+    pub restore: Option<ValidRestore>,
     /// What happens to the volumes.
     pub deletion_policy: DeletionPolicy,
     /// As in a pod.
@@ -108,6 +115,9 @@ pub enum InvalidDatabase {
     /// A setting that is not the user's.
     #[error("spec.postgresql.parameters: {0} {1}")]
     Reserved(String, &'static str),
+    /// Where, when or for how long.
+    #[error("backups cannot be configured")]
+    Backup(#[source] InvalidBackup),
 }
 
 impl ValidDatabase {
@@ -117,6 +127,9 @@ impl ValidDatabase {
         let required = |value: &Option<String>, field| value.clone().ok_or(InvalidDatabase::Metadata(field));
         let replicas = instances(spec.replicas)?;
         let version: Version = spec.version.parse().map_err(InvalidDatabase::Version)?;
+        let bootstrap = spec.bootstrap.clone().unwrap_or_default();
+        let restore = bootstrap.restore.as_ref().map(ValidRestore::parse).transpose();
+        let backup = spec.backup.as_ref().map(ValidBackup::parse).transpose();
         Ok(Self {
             name: required(&meta.name, "name")?,
             namespace: required(&meta.namespace, "namespace")?,
@@ -137,7 +150,9 @@ impl ValidDatabase {
             io_timeout: timeout("ioTimeout", spec.failover.io_timeout.as_deref(), IO_TIMEOUT)?,
             parameters: parameters(spec)?,
             hba: spec.postgresql.hba.clone(),
-            app_database: spec.bootstrap.clone().unwrap_or_default().initdb.database,
+            app_database: bootstrap.initdb.database,
+            backup: backup.map_err(InvalidDatabase::Backup)?,
+            restore: restore.map_err(InvalidDatabase::Backup)?,
             deletion_policy: spec.deletion_policy,
             affinity: spec.affinity.clone(),
             tolerations: spec.tolerations.clone(),

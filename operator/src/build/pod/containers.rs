@@ -1,4 +1,4 @@
-//! The three containers of a member's pod.
+//! The containers of a member's pod.
 
 use std::collections::BTreeMap;
 
@@ -11,17 +11,33 @@ use k8s_openapi::{
 };
 use proto::pod::{
     AGENT_CONTAINER, ENV_DATABASE, ENV_POD_NAME, ENV_POD_NAMESPACE, ENV_POD_UID, HTTP_PORT,
-    INSTALL_CONTAINER, INSTALLED_AGENT, PEER_PORT, POSTGRES_CONTAINER, POSTGRES_PORT,
+    INSTALL_CONTAINER, INSTALLED_AGENT, PEER_PORT, POSTGRES_CONTAINER, POSTGRES_PORT, RESTORE_CONTAINER,
+    RESTORE_FILE,
 };
 
 use super::{confined, volumes};
-use crate::cluster::Cluster;
+use crate::{build::Shape, cluster::Cluster};
 
 /// The binary in the agent's image.
-const AGENT_BINARY: &str = "/agent";
+pub(in crate::build) const AGENT_BINARY: &str = "/agent";
+
+/// Memory that the agent may use.
+const AGENT_MEMORY: &str = "64Mi";
+/// The same while it reads, compresses and uploads backups: chunks of several parts at once.
+const AGENT_MEMORY_WITH_BACKUPS: &str = "192Mi";
+
+/// Everything before the server, in order.
+pub(super) fn init(cluster: &Cluster, shape: &Shape) -> Vec<Container> {
+    let install = install(&shape.agent_image);
+    let agent = agent(cluster, &shape.agent_image);
+    [Some(install), Some(agent), shape.restore.as_ref().map(|_| restore(cluster))]
+        .into_iter()
+        .flatten()
+        .collect()
+}
 
 /// Puts the binary where both other containers find it.
-pub(super) fn install(agent_image: &str) -> Container {
+fn install(agent_image: &str) -> Container {
     Container {
         name: INSTALL_CONTAINER.to_owned(),
         image: Some(agent_image.to_owned()),
@@ -36,7 +52,7 @@ pub(super) fn install(agent_image: &str) -> Container {
 }
 
 /// The agent. No startup probe: PostgreSQL's container would wait for it, and the agent answers at once.
-pub(super) fn agent(cluster: &Cluster, agent_image: &str) -> Container {
+fn agent(cluster: &Cluster, agent_image: &str) -> Container {
     Container {
         name: AGENT_CONTAINER.to_owned(),
         image: Some(agent_image.to_owned()),
@@ -49,9 +65,39 @@ pub(super) fn agent(cluster: &Cluster, agent_image: &str) -> Container {
         liveness_probe: Some(probe("/liveness", 10, 3)),
         // Gates only `-ro` and the disruption budget.
         readiness_probe: Some(probe("/readiness", 2, 2)),
-        resources: Some(small("64Mi")),
+        resources: Some(small(agent_memory(cluster))),
         security_context: Some(confined()),
-        volume_mounts: Some(volumes::of_agent()),
+        volume_mounts: Some(volumes::of_agent(cluster)),
+        ..Container::default()
+    }
+}
+
+fn agent_memory(cluster: &Cluster) -> &'static str {
+    match cluster.spec.backup {
+        Some(_) => AGENT_MEMORY_WITH_BACKUPS,
+        None => AGENT_MEMORY,
+    }
+}
+
+/// Fills an empty volume from a backup, on the image that will run it and with its resources, since it replays
+/// the write-ahead log. Where there is data it does nothing.
+fn restore(cluster: &Cluster) -> Container {
+    Container {
+        name: RESTORE_CONTAINER.to_owned(),
+        image: Some(cluster.spec.image.clone()),
+        image_pull_policy: Some("IfNotPresent".to_owned()),
+        command: Some(vec![
+            INSTALLED_AGENT.to_owned(),
+            "restore".to_owned(),
+            "--config".to_owned(),
+            RESTORE_FILE.to_owned(),
+        ]),
+        env: Some(environment(cluster)),
+        // What it said last is shown where the operator looks.
+        termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
+        resources: cluster.spec.resources.clone(),
+        security_context: Some(confined()),
+        volume_mounts: Some(volumes::of_restore()),
         ..Container::default()
     }
 }
@@ -88,7 +134,7 @@ fn environment(cluster: &Cluster) -> Vec<EnvVar> {
     variables
 }
 
-fn from_field(name: &str, path: &str) -> EnvVar {
+pub(in crate::build) fn from_field(name: &str, path: &str) -> EnvVar {
     EnvVar {
         name: name.to_owned(),
         value_from: Some(EnvVarSource {
@@ -126,7 +172,7 @@ fn probe(path: &str, period_seconds: i32, failures: i32) -> Probe {
 }
 
 /// Little, with a bound on memory only: a limit on CPU would throttle exactly the renewals that count.
-fn small(memory_limit: &str) -> ResourceRequirements {
+pub(in crate::build) fn small(memory_limit: &str) -> ResourceRequirements {
     let quantity = |name: &str, amount: &str| (name.to_owned(), Quantity(amount.to_owned()));
     ResourceRequirements {
         requests: Some(BTreeMap::from([quantity("cpu", "10m"), quantity("memory", "24Mi")])),

@@ -5,10 +5,13 @@ use k8s_openapi::api::core::v1::{
     EmptyDirVolumeSource, KeyToPath, ObjectFieldSelector, ProjectedVolumeSource, SecretProjection,
     SecretVolumeSource, ServiceAccountTokenProjection, Volume, VolumeMount, VolumeProjection,
 };
-use proto::pod::{CONFIG_DIR, DATA_DIR, PASSWORDS_DIR, RUN_DIR, TLS_DIR};
+use proto::pod::{
+    BACKUP_CREDENTIALS_DIR, CONFIG_DIR, DATA_DIR, PASSWORDS_DIR, RESTORE_CREDENTIALS_DIR, RESTORE_DIR,
+    RUN_DIR, TLS_DIR,
+};
 
 use crate::{
-    build::{VOLUME_DATA, config_map_name, secret},
+    build::{Shape, VOLUME_DATA, config_map_name, restore_name, secret},
     cluster::Cluster,
 };
 
@@ -17,6 +20,9 @@ const CONFIG: &str = "config";
 const TLS: &str = "tls";
 const PASSWORDS: &str = "passwords";
 const TOKEN: &str = "token";
+const BACKUP: &str = "backup";
+const RESTORE: &str = "restore";
+const RESTORE_CREDENTIALS: &str = "restore-credentials";
 const SHARED_MEMORY: &str = "dshm";
 const TEMPORARY: &str = "tmp";
 
@@ -26,7 +32,23 @@ const TOKEN_DIR: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 const TOKEN_SECONDS: i64 = 3_607;
 
 /// All but the data volume, which comes from the claim template.
-pub(super) fn volumes(cluster: &Cluster) -> Vec<Volume> {
+pub(super) fn volumes(cluster: &Cluster, shape: &Shape) -> Vec<Volume> {
+    let mut volumes = always(cluster);
+    volumes.extend(backup_credentials(cluster).map(|secret| optional_secret(BACKUP, secret)));
+    if let Some(restore) = &shape.restore {
+        volumes.push(config_map(RESTORE, restore_name(cluster)));
+        // Mounted always, so that pods do not depend on whether the source needs any.
+        let secret = restore.credentials.clone().unwrap_or_else(|| restore_name(cluster));
+        volumes.push(optional_secret(RESTORE_CREDENTIALS, secret));
+    }
+    volumes
+}
+
+fn backup_credentials(cluster: &Cluster) -> Option<String> {
+    cluster.spec.backup.as_ref()?.store.credentials.clone()
+}
+
+fn always(cluster: &Cluster) -> Vec<Volume> {
     let names = secret::names(cluster);
     vec![
         memory(RUN),
@@ -36,14 +58,7 @@ pub(super) fn volumes(cluster: &Cluster) -> Vec<Volume> {
             empty_dir: Some(EmptyDirVolumeSource::default()),
             ..Volume::default()
         },
-        Volume {
-            name: CONFIG.to_owned(),
-            config_map: Some(ConfigMapVolumeSource {
-                name: config_map_name(cluster),
-                ..ConfigMapVolumeSource::default()
-            }),
-            ..Volume::default()
-        },
+        config_map(CONFIG, config_map_name(cluster)),
         Volume {
             name: TLS.to_owned(),
             secret: Some(SecretVolumeSource {
@@ -54,8 +69,18 @@ pub(super) fn volumes(cluster: &Cluster) -> Vec<Volume> {
             ..Volume::default()
         },
         projected(PASSWORDS, vec![password(names.superuser, "superuser"), password(names.app, "app")]),
-        projected(TOKEN, token()),
+        token_volume(),
     ]
+}
+
+/// The token with which a container talks to the API server.
+pub(in crate::build) fn token_volume() -> Volume {
+    projected(TOKEN, token())
+}
+
+/// Where it is expected.
+pub(in crate::build) fn token_mount() -> VolumeMount {
+    read_only(TOKEN, TOKEN_DIR)
 }
 
 /// The shared directory, for every container.
@@ -64,14 +89,24 @@ pub(super) fn run() -> VolumeMount {
 }
 
 /// The agent has no access to the data, and PostgreSQL none to the token and the passwords.
-pub(super) fn of_agent() -> Vec<VolumeMount> {
-    vec![
+pub(super) fn of_agent(cluster: &Cluster) -> Vec<VolumeMount> {
+    let mut mounts = vec![
         run(),
         read_only(CONFIG, CONFIG_DIR),
         read_only(TLS, TLS_DIR),
         read_only(PASSWORDS, PASSWORDS_DIR),
-        read_only(TOKEN, TOKEN_DIR),
-    ]
+        token_mount(),
+    ];
+    mounts.extend(backup_credentials(cluster).map(|_| read_only(BACKUP, BACKUP_CREDENTIALS_DIR)));
+    mounts
+}
+
+/// Mounts of the container that restores: as PostgreSQL's, with what to restore.
+pub(super) fn of_restore() -> Vec<VolumeMount> {
+    let mut mounts = of_postgres();
+    mounts.push(read_only(RESTORE, RESTORE_DIR));
+    mounts.push(read_only(RESTORE_CREDENTIALS, RESTORE_CREDENTIALS_DIR));
+    mounts
 }
 
 /// Mounts of PostgreSQL's container. `/dev/shm` in memory without the runtime's 64 MiB: parallel queries use it.
@@ -83,6 +118,28 @@ pub(super) fn of_postgres() -> Vec<VolumeMount> {
         mount(TEMPORARY, "/tmp"),
         read_only(TLS, TLS_DIR),
     ]
+}
+
+fn config_map(name: &str, map: String) -> Volume {
+    Volume {
+        name: name.to_owned(),
+        config_map: Some(ConfigMapVolumeSource { name: map, ..ConfigMapVolumeSource::default() }),
+        ..Volume::default()
+    }
+}
+
+/// A Secret of the user's: without it the pod starts all the same, and the agent says what is missing.
+fn optional_secret(name: &str, secret: String) -> Volume {
+    Volume {
+        name: name.to_owned(),
+        secret: Some(SecretVolumeSource {
+            secret_name: Some(secret),
+            default_mode: Some(0o440),
+            optional: Some(true),
+            ..SecretVolumeSource::default()
+        }),
+        ..Volume::default()
+    }
 }
 
 fn memory(name: &str) -> Volume {

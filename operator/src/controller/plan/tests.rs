@@ -3,49 +3,16 @@
 use std::collections::BTreeSet;
 
 use proto::{
-    identity::Epoch,
     postgres::SystemIdentifier,
-    wire::{
-        http::{Role, State},
-        peer::Status,
-    },
+    wire::http::{Role, State},
 };
 use serde_json::json;
 
 use super::*;
 use crate::{
     controller::members::{Trouble, VolumeFacts},
-    fixtures,
+    fixtures::{self, says},
 };
-
-/// An agent's word.
-pub(in crate::controller) fn says(ordinal: u8, role: Role, state: State) -> Status {
-    Status {
-        pod: format!("orders-db-{ordinal}"),
-        ordinal: Ordinal(ordinal),
-        role,
-        state,
-        doing: None,
-        epoch: Epoch(1),
-        leader: None,
-        data_id: None,
-        system_identifier: Some(SystemIdentifier(77)),
-        timeline: None,
-        position: None,
-        lag: None,
-        replication: Vec::new(),
-        durable: None,
-        failover_blocked: None,
-        server_version: Some(160_003),
-        generation: crate::build::generation(&fixtures::cluster()),
-        pending_restart: Vec::new(),
-        configuration_error: None,
-        disk: None,
-        last_takeover: None,
-        archive: None,
-        restore: None,
-    }
-}
 
 fn member(ordinal: u8, role: Role, state: State) -> Member {
     Member {
@@ -122,6 +89,7 @@ impl World {
             requested: self.requested,
             accepted: self.accepted,
             agent_image: "agent",
+            restore: None,
         })
     }
 

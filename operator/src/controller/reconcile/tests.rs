@@ -8,6 +8,7 @@ use crate::{api_server::ApiServer, fixtures, metrics::Metrics};
 const DATABASE: &str = "/apis/db.example.com/v1alpha1/namespaces/prod/databases/orders-db";
 const STATEFUL_SET: &str = "/apis/apps/v1/namespaces/prod/statefulsets/orders-db";
 const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/prod/leases/orders-db";
+const CRON_JOB: &str = "/apis/batch/v1/namespaces/prod/cronjobs/orders-db-backup";
 const CORE: &str = "/api/v1/namespaces/prod";
 
 struct World {
@@ -281,6 +282,70 @@ async fn a_lease_that_was_never_used_goes_with_its_database() {
     deleted(&world);
     world.reconcile().await.unwrap();
     assert!(world.server.get(LEASE).is_none());
+}
+
+fn backup(enabled: bool) -> Value {
+    json!({"enabled": enabled, "destination": "s3://my-backups/orders-db"})
+}
+
+#[tokio::test]
+async fn the_schedule_comes_is_suspended_and_goes_with_the_spec() {
+    let world = World::settled(&json!({})).await;
+    world.server.edit(DATABASE, |database| database["spec"]["backup"] = backup(true));
+    world.reconcile().await.unwrap();
+    let made = world.writes();
+    for written in ["serviceaccounts", "roles", "rolebindings", "cronjobs"] {
+        assert!(made.contains(&format!("PATCH {written}/orders-db-backup")), "{written} in {made:?}");
+    }
+    world.reconcile().await.unwrap();
+    assert_eq!(world.writes(), Vec::<String>::new());
+
+    world.server.edit(DATABASE, |database| database["spec"]["backup"] = backup(false));
+    world.reconcile().await.unwrap();
+    assert_eq!(world.server.get(CRON_JOB).unwrap()["spec"]["suspend"], json!(true));
+    world.writes();
+
+    // As the API server gives them; the test's own does not.
+    for path in [CRON_JOB, "/api/v1/namespaces/prod/serviceaccounts/orders-db-backup"] {
+        world.server.edit(path, |object| object["metadata"]["uid"] = json!("c0"));
+    }
+    world.server.edit(DATABASE, |database| {
+        database["spec"].as_object_mut().unwrap().remove("backup");
+    });
+    world.reconcile().await.unwrap();
+    assert!(world.server.get(CRON_JOB).is_none());
+    assert!(world.server.get(&format!("{CORE}/serviceaccounts/orders-db-backup")).is_none());
+    world.writes();
+    world.reconcile().await.unwrap();
+    assert_eq!(world.writes(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_cron_job_of_somebody_else_is_left_alone() {
+    let world = World::settled(&json!({})).await;
+    let theirs = json!({"metadata": {"name": "orders-db-backup", "namespace": "prod", "uid": "c0"}});
+    world.server.put(CRON_JOB, theirs);
+    world.reconcile().await.unwrap();
+    assert!(world.server.get(CRON_JOB).is_some());
+}
+
+#[tokio::test]
+async fn nothing_is_made_until_the_source_of_a_restore_is_there() {
+    let restore = json!({"bootstrap": {"restore": {"from": {"database": "old"}}}});
+    let world = World::new(&restore);
+    world.reconcile().await.unwrap();
+    world.reconcile().await.unwrap();
+    assert!(world.server.get(STATEFUL_SET).is_none());
+    assert_eq!(world.condition("Progressing")["reason"], "RestoreSourceMissing");
+
+    let mut source = fixtures::stored_database(&json!({"backup": backup(true)}));
+    source["metadata"]["name"] = json!("old");
+    source["metadata"]["uid"] = json!("01d");
+    world.server.put("/apis/db.example.com/v1alpha1/namespaces/prod/databases/old", source);
+    world.reconcile().await.unwrap();
+    let map = world.server.get(&format!("{CORE}/configmaps/orders-db-restore")).unwrap();
+    assert!(map["data"]["restore.json"].as_str().unwrap().contains("01d"), "{map}");
+    assert!(world.server.get(STATEFUL_SET).is_some());
 }
 
 #[tokio::test]

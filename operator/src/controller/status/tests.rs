@@ -21,17 +21,19 @@ use crate::{
     fixtures,
 };
 
-struct World {
-    cluster: Cluster,
+pub(super) struct World {
+    pub(super) cluster: Cluster,
     members: Members,
     lease: LeaseFacts,
-    identity: Identity,
+    pub(super) identity: Identity,
     plan: Plan,
+    beginning: Beginning,
+    pub(super) repository: Option<RepositoryFacts>,
     refused: Option<String>,
 }
 
 impl World {
-    fn at_rest() -> Self {
+    pub(super) fn at_rest() -> Self {
         let mut members = serving(3);
         for (ordinal, member) in &mut members {
             let status = member.status.as_mut().unwrap();
@@ -57,12 +59,16 @@ impl World {
                 step: Step::None,
                 progress: None,
             },
+            beginning: Beginning::Empty,
+            repository: None,
             refused: None,
         }
     }
 
-    fn status_after(&self, previous: Option<&DatabaseStatus>, second: i64) -> DatabaseStatus {
+    pub(super) fn status_after(&self, previous: Option<&DatabaseStatus>, second: i64) -> DatabaseStatus {
         let view = View {
+            beginning: &self.beginning,
+            repository: self.repository.as_ref(),
             cluster: &self.cluster,
             members: &self.members,
             lease: &self.lease,
@@ -74,11 +80,11 @@ impl World {
         status(&view, previous, Timestamp::from_second(second).unwrap())
     }
 
-    fn status(&self) -> DatabaseStatus {
+    pub(super) fn status(&self) -> DatabaseStatus {
         self.status_after(None, 0)
     }
 
-    fn member(&mut self, ordinal: u8) -> &mut Member {
+    pub(super) fn member(&mut self, ordinal: u8) -> &mut Member {
         self.members.get_mut(&Ordinal(ordinal)).unwrap()
     }
 }
@@ -87,7 +93,7 @@ fn condition<'a>(status: &'a DatabaseStatus, type_: &str) -> &'a Condition {
     status.conditions.iter().find(|condition| condition.type_ == type_).unwrap()
 }
 
-fn reason<'a>(status: &'a DatabaseStatus, type_: &str) -> (&'a str, &'a str) {
+pub(super) fn reason<'a>(status: &'a DatabaseStatus, type_: &str) -> (&'a str, &'a str) {
     let condition = condition(status, type_);
     (condition.status.as_str(), condition.reason.as_str())
 }

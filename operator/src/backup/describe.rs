@@ -1,0 +1,251 @@
+//! The status of a Backup after a step. Pure. The state of a run is kept here and nowhere else, so that an
+//! operator that takes over goes on where the last one stopped.
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use proto::{
+    api::{
+        backup::{BackupPhase, BackupStatus},
+        quantity::Bytes,
+    },
+    wire::backup::{BackupPhase as Stage, BackupState, BackupSummary},
+};
+
+use super::plan::Step;
+
+/// Being heard of is written down this often: more would only be writes.
+const HEARD_STEP: SignedDuration = SignedDuration::from_secs(15);
+
+/// The status that `step` leads to.
+pub(super) fn describe(step: &Step, before: &BackupStatus, now: Timestamp) -> BackupStatus {
+    let status = before.clone();
+    match step {
+        Step::Nothing | Step::Ask { .. } => status,
+        Step::Wait(why) | Step::Hope(why) => BackupStatus { message: Some(why.clone()), ..status },
+        Step::Begin { pod, id } => BackupStatus {
+            phase: BackupPhase::Running,
+            message: Some("begins".to_owned()),
+            attempts: before.attempts + 1,
+            instance: Some(pod.clone()),
+            backup_id: Some(id.clone()),
+            started_at: Some(whole(now)),
+            error: before.error.clone(),
+            ..BackupStatus::default()
+        },
+        Step::Follow(state) => follow(state, status, now),
+        Step::Retry { error, at } => BackupStatus {
+            phase: BackupPhase::Pending,
+            error: Some(error.clone()),
+            retry_at: Some(whole(*at)),
+            message: Some("the last attempt failed".to_owned()),
+            attempts: before.attempts,
+            ..BackupStatus::default()
+        },
+        Step::Complete(state) => complete(state, status, now),
+        Step::Fail(error) => BackupStatus {
+            phase: BackupPhase::Failed,
+            error: Some(error.clone()),
+            message: None,
+            progress: None,
+            remaining: None,
+            completed_at: Some(whole(now)),
+            ..status
+        },
+    }
+}
+
+fn follow(state: &BackupState, before: BackupStatus, now: Timestamp) -> BackupStatus {
+    let read = amount(state.bytes_done);
+    let advanced = before.read_bytes != Some(read) || before.advanced_at.is_none();
+    let heard = before.heard_at.clone();
+    let heard = heard.filter(|heard| now.duration_since(heard.0) < HEARD_STEP);
+    BackupStatus {
+        message: Some(stage(state.phase).to_owned()),
+        progress: progress(state),
+        remaining: remaining(state, now),
+        heard_at: heard.or_else(|| Some(whole(now))),
+        advanced_at: if advanced { Some(whole(now)) } else { before.advanced_at.clone() },
+        read_bytes: Some(read),
+        ..positions(state, before)
+    }
+}
+
+fn complete(state: &BackupState, before: BackupStatus, now: Timestamp) -> BackupStatus {
+    let summary = state.summary.as_ref();
+    let began = before.started_at.as_ref().map_or(now, |at| at.0);
+    BackupStatus {
+        phase: BackupPhase::Completed,
+        message: summary.and_then(|summary| summary.damage.clone()),
+        error: None,
+        progress: Some("100%".to_owned()),
+        remaining: None,
+        completed_at: Some(whole(now)),
+        duration: Some(rounded(now.duration_since(began))),
+        size: summary.map(size),
+        data_bytes: summary.map(|summary| amount(summary.size_bytes)),
+        stored_bytes: summary.map(|summary| amount(summary.stored_bytes)),
+        ..positions(state, before)
+    }
+}
+
+fn positions(state: &BackupState, before: BackupStatus) -> BackupStatus {
+    BackupStatus {
+        timeline: state.start.map(|start| i64::from(start.timeline.0.get())).or(before.timeline),
+        begin_lsn: state.start.map(|start| start.lsn.to_string()).or(before.begin_lsn.clone()),
+        end_lsn: state.stop.map(|stop| stop.lsn.to_string()).or(before.end_lsn.clone()),
+        ..before
+    }
+}
+
+fn stage(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Starting => "waits for a checkpoint",
+        Stage::Copying => "copies",
+        Stage::WaitingForWal => "waits until the write-ahead log that it needs is archived",
+        Stage::Completed => "complete",
+        Stage::Failed => "failed",
+    }
+}
+
+fn size(summary: &BackupSummary) -> String {
+    format!("{} ({} stored)", Bytes(summary.size_bytes), Bytes(summary.stored_bytes))
+}
+
+/// Never 100 before the end: the total is an estimate.
+fn progress(state: &BackupState) -> Option<String> {
+    let total = state.bytes_total.filter(|total| *total > 0)?;
+    let share = u128::from(state.bytes_done) * 100 / u128::from(total);
+    Some(format!("{}%", share.min(99)))
+}
+
+/// At the pace so far, once a tenth is done: before that the guess would be wild.
+fn remaining(state: &BackupState, now: Timestamp) -> Option<String> {
+    let (done, total) = (state.bytes_done, state.bytes_total?);
+    let left = total.saturating_sub(done);
+    if state.phase != Stage::Copying || done < total / 10 || done == 0 {
+        return None;
+    }
+    let spent = u64::try_from(now.duration_since(state.started_at).as_secs()).ok()?;
+    let seconds = u128::from(spent) * u128::from(left) / u128::from(done);
+    // To ten seconds: nobody needs it better, and the status would change with every look.
+    let seconds = i64::try_from(seconds.div_ceil(10) * 10).ok()?;
+    Some(rounded(SignedDuration::from_secs(seconds)))
+}
+
+/// `1h4m`, `4m12s` or `12s`.
+pub(super) fn rounded(duration: SignedDuration) -> String {
+    let seconds = duration.as_secs().max(0);
+    match (seconds / 3_600, seconds / 60 % 60, seconds % 60) {
+        (0, 0, seconds) => format!("{seconds}s"),
+        (0, minutes, seconds) => format!("{minutes}m{seconds}s"),
+        (hours, minutes, _) => format!("{hours}h{minutes}m"),
+    }
+}
+
+fn amount(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+/// Whole seconds, as the API server stores them: otherwise every comparison would see a change.
+fn whole(time: Timestamp) -> Time {
+    Time(Timestamp::from_second(time.as_second()).unwrap_or(time))
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::{
+        postgres::{Lsn, Timeline, WalPosition},
+        wire::backup::BackupKind,
+    };
+
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn position(lsn: u64) -> WalPosition {
+        WalPosition { timeline: Timeline::new(3).unwrap(), lsn: Lsn(lsn) }
+    }
+
+    fn state(phase: Stage, bytes_done: u64) -> BackupState {
+        BackupState {
+            name: "b".to_owned(),
+            kind: BackupKind::Full,
+            phase,
+            started_at: at(0),
+            bytes_done,
+            bytes_total: Some(1_000),
+            stored_bytes: 300,
+            start: Some(position(0x100_0028)),
+            stop: None,
+            error: None,
+            summary: None,
+        }
+    }
+
+    fn begun() -> BackupStatus {
+        let step = Step::Begin { pod: "db-1".to_owned(), id: "b".to_owned() };
+        describe(&step, &BackupStatus::default(), at(0))
+    }
+
+    #[test]
+    fn progress_and_the_rest_are_told_in_steps() {
+        let status = describe(&Step::Follow(state(Stage::Copying, 250)), &begun(), at(100));
+        assert_eq!(status.progress.as_deref(), Some("25%"));
+        assert_eq!(status.remaining.as_deref(), Some("5m0s"));
+        assert_eq!((status.timeline, status.begin_lsn.as_deref()), (Some(3), Some("0/1000028")));
+        let over = describe(&Step::Follow(state(Stage::Copying, 5_000)), &status, at(101));
+        assert_eq!(over.progress.as_deref(), Some("99%"));
+    }
+
+    #[test]
+    fn an_unchanged_run_is_written_down_four_times_a_minute() {
+        let first = describe(&Step::Follow(state(Stage::WaitingForWal, 250)), &begun(), at(100));
+        let soon = describe(&Step::Follow(state(Stage::WaitingForWal, 250)), &first, at(110));
+        assert_eq!(soon, first);
+        let later = describe(&Step::Follow(state(Stage::WaitingForWal, 250)), &first, at(120));
+        assert_eq!(later.heard_at, Some(Time(at(120))));
+        assert_eq!(later.advanced_at, first.advanced_at);
+    }
+
+    #[test]
+    fn a_failed_attempt_leaves_its_reason_and_nothing_of_its_progress() {
+        let running = describe(&Step::Follow(state(Stage::Copying, 250)), &begun(), at(100));
+        let step = Step::Retry { error: "full".to_owned(), at: at(120) };
+        let status = describe(&step, &running, at(100));
+        assert_eq!((status.phase, status.attempts), (BackupPhase::Pending, 1));
+        assert_eq!((status.error.as_deref(), status.progress), (Some("full"), None));
+        let again = Step::Begin { pod: "db-2".to_owned(), id: "c".to_owned() };
+        let again = describe(&again, &BackupStatus { retry_at: None, ..running }, at(130));
+        assert_eq!((again.attempts, again.heard_at), (2, None));
+    }
+
+    #[test]
+    fn the_end_says_how_long_and_how_much() {
+        let summary = BackupSummary {
+            name: "b".to_owned(),
+            kind: BackupKind::Full,
+            started_at: at(0),
+            stopped_at: at(250),
+            start: position(0x100_0028),
+            stop: position(0x200_0000),
+            size_bytes: 3 << 30,
+            stored_bytes: 1 << 30,
+            server_version: 160_003,
+            pod: "db-1".to_owned(),
+            from_standby: true,
+            damage: None,
+        };
+        let done = BackupState {
+            stop: Some(summary.stop),
+            summary: Some(summary),
+            ..state(Stage::Completed, 1_000)
+        };
+        let status = describe(&Step::Complete(done), &begun(), at(252));
+        assert_eq!(status.phase, BackupPhase::Completed);
+        assert_eq!(status.duration.as_deref(), Some("4m12s"));
+        assert_eq!(status.size.as_deref(), Some("3 GiB (1 GiB stored)"));
+        assert_eq!(status.end_lsn.as_deref(), Some("0/2000000"));
+    }
+}

@@ -1,0 +1,24 @@
+//! Backups as far as the operator has to do with them: an agent takes them, an agent deletes what is too old.
+//!
+//! | module | does |
+//! |---|---|
+//! | [`reconcile`] | one `Backup`: observe → plan → act → status |
+//! | [`plan`] | what to do about it next (pure) |
+//! | [`describe`] | its status (pure) |
+//! | [`upkeep`] | one `Database`: looks into its repository, asks for retention, for the first backup |
+//! | [`repositories`] | what was seen there last, for the Database's status |
+//! | [`metrics`] | the same for monitoring |
+//! | [`run`] | wires watches to both |
+
+mod describe;
+mod metrics;
+mod plan;
+mod reconcile;
+mod repositories;
+mod run;
+mod scene;
+mod upkeep;
+
+pub(crate) use metrics::BackupMetrics;
+pub(crate) use repositories::{Repositories, RepositoryFacts};
+pub(crate) use run::run;

@@ -1,0 +1,146 @@
+//! The schedule: a CronJob whose pod asks for a `Backup` and waits for its end. The backup itself is taken by an
+//! agent; the pod only makes success and failure visible where people look for them.
+
+use k8s_openapi::api::{
+    batch::v1::{CronJob, CronJobSpec, JobSpec, JobTemplateSpec},
+    core::v1::{
+        Container, EnvVar, PodSecurityContext, PodSpec, PodTemplateSpec, SeccompProfile, ServiceAccount,
+    },
+    rbac::v1::{Role, RoleBinding},
+};
+use kube::api::ObjectMeta;
+use proto::{
+    api::valid::backup::ValidBackup,
+    pod::{ENV_BACKUP, ENV_DATABASE, ENV_POD_NAMESPACE},
+};
+
+use super::{
+    access,
+    pod::{confined, containers::AGENT_BINARY, containers::from_field, containers::small, volumes},
+};
+use crate::cluster::Cluster;
+
+/// User and group of the pod: nobody, since it owns no file.
+const NOBODY: i64 = 65_534;
+/// A pod that is killed or evicted is made again and waits on for the same backup.
+const RESTARTS: i32 = 3;
+/// A schedule that was missed while the control plane was down is made up for within this.
+const MADE_UP_SECONDS: i64 = 3_600;
+/// Failed Jobs that stay for people to look at; backups themselves are listed by `kubectl get backups`.
+const KEPT_JOBS: i32 = 3;
+/// Label that the Job controller puts on the pods of a Job.
+const JOB_NAME: &str = "metadata.labels['batch.kubernetes.io/job-name']";
+/// Longer than any backup is waited for by the operator, which fails it at its own limits; the next schedule
+/// replaces the pod in any case.
+const LONGEST_SECONDS: i64 = 26 * 3_600;
+
+/// What a schedule consists of.
+#[derive(Clone, Debug)]
+pub(crate) struct ScheduleChildren {
+    pub(crate) service_account: ServiceAccount,
+    pub(crate) role: Role,
+    pub(crate) role_binding: RoleBinding,
+    pub(crate) cron_job: CronJob,
+}
+
+/// Name of the CronJob and of everything that belongs to it.
+pub(crate) fn schedule_name(cluster: &Cluster) -> String {
+    cluster.child("backup")
+}
+
+/// All of it, if the Database wants backups.
+pub(super) fn schedule(cluster: &Cluster, agent_image: &str) -> Option<ScheduleChildren> {
+    let backup = cluster.spec.backup.as_ref()?;
+    let name = schedule_name(cluster);
+    // A name cannot be checked when something is created, and Jobs name their Backups.
+    let rules = vec![access::rule("db.example.com", "backups", &["create", "get"], None)];
+    Some(ScheduleChildren {
+        service_account: ServiceAccount {
+            metadata: cluster.owned(name.clone()),
+            automount_service_account_token: Some(false),
+            ..ServiceAccount::default()
+        },
+        role: Role { metadata: cluster.owned(name.clone()), rules: Some(rules) },
+        role_binding: access::binding(cluster, &name),
+        cron_job: CronJob {
+            metadata: cluster.owned(name),
+            spec: Some(cron_job(cluster, backup, agent_image)),
+            ..CronJob::default()
+        },
+    })
+}
+
+fn cron_job(cluster: &Cluster, backup: &ValidBackup, agent_image: &str) -> CronJobSpec {
+    CronJobSpec {
+        schedule: backup.schedule.to_string(),
+        time_zone: Some("Etc/UTC".to_owned()),
+        suspend: Some(!backup.enabled),
+        // A pod that hangs must not hold up the next one; the Backup that it waited for goes on.
+        concurrency_policy: Some("Replace".to_owned()),
+        starting_deadline_seconds: Some(MADE_UP_SECONDS),
+        successful_jobs_history_limit: Some(1),
+        failed_jobs_history_limit: Some(KEPT_JOBS),
+        job_template: JobTemplateSpec {
+            metadata: Some(ObjectMeta { labels: Some(cluster.labels()), ..ObjectMeta::default() }),
+            spec: Some(JobSpec {
+                backoff_limit: Some(RESTARTS),
+                active_deadline_seconds: Some(LONGEST_SECONDS),
+                template: pod(cluster, agent_image),
+                ..JobSpec::default()
+            }),
+        },
+    }
+}
+
+/// Without the label of the Database's pods: Services, budget and operator take what has it for instances.
+fn pod(cluster: &Cluster, agent_image: &str) -> PodTemplateSpec {
+    PodTemplateSpec {
+        metadata: Some(ObjectMeta { labels: Some(cluster.labels_of_helpers()), ..ObjectMeta::default() }),
+        spec: Some(PodSpec {
+            service_account_name: Some(schedule_name(cluster)),
+            automount_service_account_token: Some(false),
+            enable_service_links: Some(false),
+            restart_policy: Some("Never".to_owned()),
+            security_context: Some(PodSecurityContext {
+                run_as_non_root: Some(true),
+                run_as_user: Some(NOBODY),
+                run_as_group: Some(NOBODY),
+                fs_group: Some(NOBODY), // so that the token can be read
+                seccomp_profile: Some(SeccompProfile {
+                    type_: "RuntimeDefault".to_owned(),
+                    ..SeccompProfile::default()
+                }),
+                ..PodSecurityContext::default()
+            }),
+            tolerations: Some(cluster.spec.tolerations.clone()).filter(|list| !list.is_empty()),
+            containers: vec![container(cluster, agent_image)],
+            volumes: Some(vec![volumes::token_volume()]),
+            ..PodSpec::default()
+        }),
+    }
+}
+
+fn container(cluster: &Cluster, agent_image: &str) -> Container {
+    Container {
+        name: "request-backup".to_owned(),
+        image: Some(agent_image.to_owned()),
+        image_pull_policy: Some("IfNotPresent".to_owned()),
+        command: Some(vec![AGENT_BINARY.to_owned(), "request-backup".to_owned()]),
+        env: Some(vec![
+            EnvVar {
+                name: ENV_DATABASE.to_owned(),
+                value: Some(cluster.name().to_owned()),
+                ..EnvVar::default()
+            },
+            from_field(ENV_POD_NAMESPACE, "metadata.namespace"),
+            // The Job's name: a pod made again for the same Job waits for the same Backup.
+            from_field(ENV_BACKUP, JOB_NAME),
+        ]),
+        // Why it failed is shown by `kubectl describe pod` too.
+        termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
+        resources: Some(small("64Mi")),
+        security_context: Some(confined()),
+        volume_mounts: Some(vec![volumes::token_mount()]),
+        ..Container::default()
+    }
+}

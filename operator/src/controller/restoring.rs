@@ -1,0 +1,216 @@
+//! With what a new Database begins, if not with nothing. Pure. The source is looked up once and then recorded in
+//! a ConfigMap, so that a source that changes or goes later changes nothing here.
+
+use kube::ResourceExt;
+use proto::{
+    api::{
+        database::Database,
+        valid::{
+            ValidDatabase,
+            backup::{Source, Store, ValidRestore},
+        },
+    },
+    postgres::SystemIdentifier,
+    wire::backup::{ArchiveConfig, RestoreConfig, RestoreTarget},
+};
+
+use super::observe::Observed;
+use crate::{
+    build::{RestoreShape, recorded_restore},
+    chain::chain,
+    cluster::Cluster,
+};
+
+/// What is known of the beginning.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Beginning {
+    /// Empty, by initdb.
+    Empty,
+    /// From backups.
+    Restore(RestoreShape),
+    /// From backups that cannot be found: nothing is made until they are.
+    Unknown { reason: &'static str, message: String },
+}
+
+impl Beginning {
+    /// What the children are built from.
+    pub(crate) fn shape(&self) -> Option<RestoreShape> {
+        match self {
+            Self::Restore(shape) => Some(shape.clone()),
+            Self::Empty | Self::Unknown { .. } => None,
+        }
+    }
+}
+
+/// Finds out. `born` is true once the Database has data.
+pub(crate) fn beginning(cluster: &Cluster, observed: &Observed, born: bool) -> Beginning {
+    let Some(restore) = &cluster.spec.restore else { return Beginning::Empty };
+    let recorded = observed.restore_map.as_ref().and_then(recorded_restore);
+    let found = match recorded {
+        Some(recorded) => Ok(recorded),
+        None => find(cluster, restore, observed.restore_source.as_ref()),
+    };
+    match found {
+        Ok(mut shape) => {
+            shape.config.target = restore.target.clone();
+            shape.config.completed = born;
+            Beginning::Restore(shape)
+        }
+        // Nothing is ever restored again, so it does not matter from where.
+        Err(_) if born => Beginning::Restore(nowhere()),
+        Err((reason, message)) => Beginning::Unknown { reason, message },
+    }
+}
+
+type Trouble = (&'static str, String);
+
+fn find(
+    cluster: &Cluster,
+    restore: &ValidRestore,
+    source: Option<&Database>,
+) -> Result<RestoreShape, Trouble> {
+    match &restore.source {
+        Source::Store { store, uid } => Ok(shape(store, uid.clone(), None)),
+        Source::Database(name) if name == cluster.name() => Err((
+            "RestoreSourceInvalid",
+            "spec.bootstrap.restore.from.database names this Database itself, which has no data yet: name its store \
+             in from.repository"
+                .to_owned(),
+        )),
+        Source::Database(name) => of_database(name, source),
+    }
+}
+
+fn of_database(name: &str, source: Option<&Database>) -> Result<RestoreShape, Trouble> {
+    let source = source.ok_or_else(|| {
+        let message = format!(
+            "there is no Database {name} in this namespace: if it was deleted, name its store in \
+             spec.bootstrap.restore.from.repository"
+        );
+        ("RestoreSourceMissing", message)
+    })?;
+    let valid = ValidDatabase::parse(source).map_err(|error| ("RestoreSourceInvalid", chain(&error)))?;
+    let backup = valid.backup.ok_or_else(|| {
+        (
+            "RestoreSourceInvalid",
+            format!("Database {name} has no spec.backup that says where its backups are"),
+        )
+    })?;
+    let identifier =
+        source.status.as_ref().and_then(|status| status.system_identifier.as_ref()?.parse().ok());
+    Ok(shape(&backup.store, source.uid(), identifier.map(SystemIdentifier)))
+}
+
+fn shape(store: &Store, uid: Option<String>, system_identifier: Option<SystemIdentifier>) -> RestoreShape {
+    RestoreShape {
+        config: RestoreConfig {
+            source: store.archive.clone(),
+            database_uid: uid,
+            system_identifier,
+            target: RestoreTarget::Latest,
+            backup: None,
+            completed: false,
+        },
+        credentials: store.credentials.clone(),
+    }
+}
+
+fn nowhere() -> RestoreShape {
+    let source = ArchiveConfig {
+        destination: String::new(),
+        endpoint: None,
+        region: None,
+        path_style: false,
+        allow_http: false,
+        custom_ca: false,
+        server_side_encryption: None,
+    };
+    let store = Store { archive: source, credentials: None };
+    let mut shape = shape(&store, None, None);
+    shape.config.completed = true;
+    shape
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::{build, fixtures};
+
+    fn restoring(from: &Value) -> Cluster {
+        let target = json!({"time": "2026-03-01T12:00:00Z"});
+        fixtures::cluster_with(&json!({"bootstrap": {"restore": {"from": from, "target": target}}}))
+    }
+
+    fn source(backup: &Value) -> Database {
+        let mut stored = fixtures::stored_database(&json!({}));
+        stored["metadata"]["name"] = json!("old");
+        stored["metadata"]["uid"] = json!("01d");
+        stored["spec"]["backup"] = backup.clone();
+        stored["status"] = json!({"systemIdentifier": "77"});
+        serde_json::from_value(stored).unwrap()
+    }
+
+    fn store() -> Value {
+        json!({"destination": "s3://bucket/old", "credentials": {"secretName": "keys"}})
+    }
+
+    fn restored(beginning: &Beginning) -> RestoreShape {
+        beginning.shape().unwrap()
+    }
+
+    #[test]
+    fn the_source_says_where_its_backups_are() {
+        let observed = Observed { restore_source: Some(source(&store())), ..Observed::default() };
+        let shape = restored(&beginning(&restoring(&json!({"database": "old"})), &observed, false));
+        assert_eq!(shape.credentials.as_deref(), Some("keys"));
+        assert_eq!(shape.config.source.destination, "s3://bucket/old");
+        assert_eq!(shape.config.database_uid.as_deref(), Some("01d"));
+        assert_eq!(shape.config.system_identifier, Some(SystemIdentifier(77)));
+        assert_eq!(shape.config.target, RestoreTarget::Time("2026-03-01T12:00:00Z".parse().unwrap()));
+        assert!(!shape.config.completed);
+    }
+
+    #[test]
+    fn what_is_recorded_outlives_the_source() {
+        let cluster = restoring(&json!({"database": "old"}));
+        let observed = Observed { restore_source: Some(source(&store())), ..Observed::default() };
+        let shape = restored(&beginning(&cluster, &observed, false));
+        let shape = build::Shape { restore: Some(shape), ..fixtures::shape() };
+        let recorded = build::children(&cluster, &shape).restore_map;
+        let later = Observed { restore_map: recorded, ..Observed::default() };
+        let again = restored(&beginning(&cluster, &later, true));
+        assert_eq!(again.credentials.as_deref(), Some("keys"));
+        assert_eq!(again.config.database_uid.as_deref(), Some("01d"));
+        assert!(again.config.completed);
+    }
+
+    #[test]
+    fn without_the_source_nothing_is_made_and_the_reason_is_said() {
+        let reason = |from: Value, source: Option<Database>| {
+            let observed = Observed { restore_source: source, ..Observed::default() };
+            match beginning(&restoring(&from), &observed, false) {
+                Beginning::Unknown { reason, .. } => reason,
+                other => panic!("{other:?}"),
+            }
+        };
+        let from = json!({"database": "old"});
+        assert_eq!(reason(from.clone(), None), "RestoreSourceMissing");
+        assert_eq!(reason(from, Some(source(&Value::Null))), "RestoreSourceInvalid");
+        assert_eq!(reason(json!({"database": "orders-db"}), None), "RestoreSourceInvalid");
+    }
+
+    #[test]
+    fn a_database_that_has_data_needs_no_source_any_more() {
+        let shape = restored(&beginning(&restoring(&json!({"database": "old"})), &Observed::default(), true));
+        assert!(shape.config.completed);
+    }
+
+    #[test]
+    fn a_store_is_taken_as_it_is_written() {
+        let from = json!({"repository": {"destination": "s3://bucket/old", "uid": "01d"}});
+        let shape = restored(&beginning(&restoring(&from), &Observed::default(), false));
+        assert_eq!(shape.config.database_uid.as_deref(), Some("01d"));
+    }
+}

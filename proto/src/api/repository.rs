@@ -1,0 +1,212 @@
+//! `spec.backup`: where backups and the write-ahead log go, how often and for how long; and
+//! `spec.bootstrap.restore`: how they come back.
+
+#![allow(unreachable_pub)] // KubeSchema repeats each struct inside a function, with its `pub`
+
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::backup_rules as rules;
+
+/// Backups of a Database: the write-ahead log continuously, a physical backup by schedule.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BackupPolicy {
+    /// Whether backups are taken and the write-ahead log is archived. Turning it off keeps what is stored; points
+    /// in time after that cannot be restored.
+    #[serde(default = "yes")]
+    pub enabled: bool,
+
+    /// When a backup is taken: minute, hour, day of the month, month, weekday, in UTC.
+    #[serde(default = "nightly")]
+    #[schemars(length(max = 100))]
+    #[x_kube(validation = rules::schedule_has_five_fields())]
+    pub schedule: String,
+
+    /// For how many days every point in time can be restored. What is older is deleted, except what those days
+    /// and the newest backup need.
+    #[serde(default = "two_weeks")]
+    #[schemars(range(min = 1, max = 3650))]
+    pub retention: i32,
+
+    /// Bucket and folder, such as s3://my-backups/orders-db (S3 and compatible stores), gs://bucket/folder (Google)
+    /// or az://account/container/folder (Azure). Inside, each Database has a folder of its own, named after its UID.
+    #[schemars(length(max = 500))]
+    #[x_kube(validation = rules::destination_is_a_bucket())]
+    pub destination: String,
+
+    /// Address of a store that is compatible with S3, such as https://s3.example.com. Without it the provider's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 300))]
+    #[x_kube(validation = rules::endpoint_is_a_url())]
+    pub endpoint: Option<String>,
+
+    /// Region of the bucket. Default us-east-1, which compatible stores take for any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 60))]
+    #[x_kube(validation = rules::region_is_a_name())]
+    pub region: Option<String>,
+
+    /// Whether the bucket stands in the path and not in the host name. Default: true with `endpoint`, which
+    /// most compatible stores want, false without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_style: Option<bool>,
+
+    /// Secret with the credentials of the store. Without it the pods' own identity is used, as the provider
+    /// attaches it to the ServiceAccount of the Database's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<Credentials>,
+
+    /// How the S3 store encrypts what it is given. Default: as the bucket says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_side_encryption: Option<ServerSideEncryption>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn nightly() -> String {
+    "0 3 * * *".to_owned()
+}
+
+fn two_weeks() -> i32 {
+    14
+}
+
+/// Where credentials are.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Credentials {
+    /// Secret of the same namespace with the keys `accessKeyId`, `secretAccessKey` and, where used,
+    /// `sessionToken` (S3), `serviceAccount.json` (Google) or `accountKey` (Azure). Changed keys are read without
+    /// a restart.
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = rules::secret_is_a_name())]
+    pub secret_name: String,
+
+    /// Whether the store's certificate is signed by the CA in the Secret's key `ca.crt`, and not by a public one.
+    #[serde(default)]
+    pub custom_ca: bool,
+}
+
+/// How the store encrypts.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[x_kube(validation = rules::key_belongs_to_kms())]
+#[serde(rename_all = "camelCase")]
+pub struct ServerSideEncryption {
+    /// `Aes256`: with keys of the store (SSE-S3). `Kms`: with a key of the key management service (SSE-KMS).
+    pub algorithm: EncryptionAlgorithm,
+
+    /// With `Kms`: identifier of the key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 500))]
+    pub key_id: Option<String>,
+}
+
+/// Who holds the keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum EncryptionAlgorithm {
+    /// The store.
+    Aes256,
+    /// The key management service.
+    Kms,
+}
+
+/// Start with what was backed up. The source is only read; the new Database archives to a place of its own.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Restore {
+    /// Whose backups.
+    pub from: RestoreSource,
+
+    /// Up to where the write-ahead log is replayed. Without it: to the end of what was archived.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<RestoreTarget>,
+}
+
+/// Whose backups: exactly one of these.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[x_kube(validation = rules::one_source())]
+#[serde(rename_all = "camelCase")]
+pub struct RestoreSource {
+    /// Name of a Database of the same namespace; its `spec.backup` says where its backups are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 40))]
+    pub database: Option<String>,
+
+    /// The store itself, for a Database that is gone or in another cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repository: Option<Repository>,
+}
+
+/// A folder of backups of one Database.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Repository {
+    /// Bucket and folder, as in `spec.backup.destination` of the source.
+    #[schemars(length(max = 500))]
+    #[x_kube(validation = rules::destination_is_a_bucket())]
+    pub destination: String,
+
+    /// UID of the source, which is the name of its folder there. Needed if more than one Database used this
+    /// destination.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 40))]
+    #[x_kube(validation = rules::uid_is_one())]
+    pub uid: Option<String>,
+
+    /// As in `spec.backup`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 300))]
+    #[x_kube(validation = rules::endpoint_is_a_url())]
+    pub endpoint: Option<String>,
+
+    /// As in `spec.backup`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 60))]
+    #[x_kube(validation = rules::region_is_a_name())]
+    pub region: Option<String>,
+
+    /// As in `spec.backup`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_style: Option<bool>,
+
+    /// As in `spec.backup`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<Credentials>,
+}
+
+/// Up to where: exactly one of these.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[x_kube(validation = rules::one_target())]
+#[serde(rename_all = "camelCase")]
+pub struct RestoreTarget {
+    /// The last transaction that was committed by this time, such as 2026-03-01T12:00:00Z.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 40))]
+    #[x_kube(validation = rules::time_has_a_zone())]
+    pub time: Option<String>,
+
+    /// A position in the write-ahead log, such as 16/B374D848.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 20))]
+    #[x_kube(validation = rules::lsn_is_one())]
+    pub lsn: Option<String>,
+
+    /// A transaction, included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 20))]
+    #[x_kube(validation = rules::xid_is_a_number())]
+    pub xid: Option<String>,
+
+    /// A point that `pg_create_restore_point` named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub name: Option<String>,
+
+    /// As soon as the newest backup is consistent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub immediate: Option<bool>,
+}
