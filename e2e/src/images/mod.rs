@@ -73,8 +73,21 @@ impl FromStr for Name {
 pub async fn ensure(lab: &Lab, names: &[Name]) -> Result<()> {
     let store = Store::open(&cache::root()?.join("images"))?;
     let images = build(&store, names).await?;
-    let sockets: Vec<PathBuf> = lab.nodes().iter().map(Node::containerd_socket).collect();
-    containerd::ensure(&store, &sockets, &images).await
+    containerd::ensure(&store, &sockets(lab), &images).await
+}
+
+/// The same with one image under another name, as a later release has one.
+pub async fn ensure_as(lab: &Lab, name: Name, reference: &str) -> Result<()> {
+    let store = Store::open(&cache::root()?.join("images"))?;
+    let mut images = build(&store, &[name]).await?;
+    for image in &mut images {
+        reference.clone_into(&mut image.reference);
+    }
+    containerd::ensure(&store, &sockets(lab), &images).await
+}
+
+fn sockets(lab: &Lab) -> Vec<PathBuf> {
+    lab.nodes().iter().map(Node::containerd_socket).collect()
 }
 
 /// The images in the store, built where they are not there yet.

@@ -88,6 +88,13 @@ impl Stage {
         self.rolled_out().await
     }
 
+    /// Has the operators give all pods this image of the agent, as those of another release do.
+    pub async fn agent_image(&self, reference: &str) -> Result<()> {
+        let image = format!("AGENT_IMAGE={reference}");
+        self.kubectl.run(&["-n", SYSTEM, "set", "env", OPERATOR, &image]).await?;
+        self.rolled_out().await
+    }
+
     async fn install(&self) -> Result<()> {
         if let Cluster::Lab(lab) = &self.cluster {
             say("building the images and importing them on every node");

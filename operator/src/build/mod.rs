@@ -23,6 +23,7 @@ use crate::cluster::Cluster;
 pub(crate) use backup::{ScheduleChildren, schedule_name};
 pub(crate) use config::{config_map_name, generation};
 pub(crate) use lease::empty_lease;
+pub(crate) use pod::ANNOTATION_TEMPLATE;
 pub(crate) use restore::{RestoreShape, recorded_restore, restore_name};
 pub(crate) use secret::{
     ANNOTATION_NOT_AFTER, KEY_CA, KEY_CA_KEY, app_secret, authority_secret, names as secret_names,

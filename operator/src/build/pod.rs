@@ -2,19 +2,29 @@
 //! PostgreSQL image whose PID 1 is the supervisor (ha.md section 1). Satisfies the `restricted` Pod Security
 //! Standard.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::core::v1::{
     Affinity, Capabilities, PodAffinityTerm, PodAntiAffinity, PodSecurityContext, PodSpec, PodTemplateSpec,
     SeccompProfile, SecurityContext, TopologySpreadConstraint, WeightedPodAffinityTerm,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::api::ObjectMeta;
-use proto::pod::{LABEL_ROLE, ROLE_NONE};
+use proto::{
+    pod::{LABEL_ROLE, ROLE_NONE},
+    wire::supervisor::VERSION,
+};
+use serde_json::json;
 
 pub(super) mod containers;
 pub(super) mod volumes;
 
 use super::Shape;
-use crate::cluster::Cluster;
+use crate::{cluster::Cluster, digest::digest};
+
+/// Fingerprint of the template that a pod was made from, with the version of the supervisor's protocol instead of the
+/// agent's image: that one changes beside a server that goes on, as long as the supervisor understands it.
+pub(crate) const ANNOTATION_TEMPLATE: &str = "db.example.com/template";
 
 /// User and group `postgres` of the stock images (Debian).
 const POSTGRES_ID: i64 = 999;
@@ -28,8 +38,14 @@ pub(super) fn pod_template(cluster: &Cluster, shape: &Shape) -> PodTemplateSpec 
     let mut labels = cluster.labels();
     // Until the agent knows better. It changes the label on the pod itself, never here.
     labels.insert(LABEL_ROLE.to_owned(), ROLE_NONE.to_owned());
+    let lasting = pod_spec(cluster, &Shape { agent_image: String::new(), ..shape.clone() });
+    let fingerprint = digest(&json!({"labels": labels, "spec": lasting, "supervisor": VERSION}).to_string());
     PodTemplateSpec {
-        metadata: Some(ObjectMeta { labels: Some(labels), ..ObjectMeta::default() }),
+        metadata: Some(ObjectMeta {
+            labels: Some(labels),
+            annotations: Some(BTreeMap::from([(ANNOTATION_TEMPLATE.to_owned(), fingerprint)])),
+            ..ObjectMeta::default()
+        }),
         spec: Some(pod_spec(cluster, shape)),
     }
 }

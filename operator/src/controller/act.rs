@@ -8,12 +8,15 @@ use kube::{
     api::{Patch, PatchParams},
 };
 use proto::{
-    api::database::Database, identity::Ordinal, pod::ANNOTATION_ACCEPT_DATA_LOSS, wire::peer::Switchover,
+    api::database::Database,
+    identity::Ordinal,
+    pod::{AGENT_CONTAINER, ANNOTATION_ACCEPT_DATA_LOSS, INSTALL_CONTAINER},
+    wire::peer::Switchover,
 };
 use serde_json::json;
 
 use super::{
-    ANNOTATION_SWITCHOVER,
+    ANNOTATION_REPLACED_AGENT, ANNOTATION_SWITCHOVER,
     apply::{ApplyError, delete_exactly},
     context::{Context, News},
     observe::{Observed, addresses},
@@ -36,6 +39,13 @@ pub(crate) enum ActError {
     #[error("could not remove the annotation {annotation}")]
     Annotation {
         annotation: &'static str,
+        #[source]
+        source: CallError,
+    },
+    /// The old one goes on.
+    #[error("could not replace the agent of {pod}")]
+    Agent {
+        pod: String,
         #[source]
         source: CallError,
     },
@@ -62,6 +72,11 @@ pub(crate) async fn act(
         Step::Restart { pod, uid, why } => {
             delete_exactly::<Pod>(context, namespace, pod, uid).await.map_err(ActError::Delete)?;
             Ok(vec![News::normal("InstanceRestarting", format!("{pod} restarts: {why}"))])
+        }
+        Step::ReplaceAgent { pod, uid, container } => {
+            replace_agent(context, namespace, pod, uid, container.as_deref()).await?;
+            let message = format!("{pod} gets the agent {}; its server goes on", context.agent_image);
+            Ok(vec![News::normal("AgentReplaced", message)])
         }
         Step::DeleteVolume { name, uid } => {
             delete_exactly::<PersistentVolumeClaim>(context, namespace, name, uid)
@@ -96,6 +111,30 @@ pub(crate) async fn act(
             }
         }
     }
+}
+
+/// The kubelet ends the old container and starts the new one; images are the only thing that it takes of a pod's
+/// containers once they run.
+async fn replace_agent(
+    context: &Context,
+    namespace: &str,
+    pod: &str,
+    uid: &str,
+    container: Option<&str>,
+) -> Result<(), ActError> {
+    let api: Api<Pod> = Api::namespaced(context.client.clone(), namespace);
+    let image = &context.agent_image;
+    let patch = json!({
+        "metadata": {"uid": uid, "annotations": {ANNOTATION_REPLACED_AGENT: container}},
+        "spec": {"initContainers": [
+            {"name": INSTALL_CONTAINER, "image": image},
+            {"name": AGENT_CONTAINER, "image": image},
+        ]},
+    });
+    within(api.patch(pod, &PatchParams::default(), &Patch::Strategic(patch)))
+        .await
+        .map(drop)
+        .map_err(|source| ActError::Agent { pod: pod.to_owned(), source })
 }
 
 async fn ask(

@@ -4,18 +4,22 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
-use kube::ResourceExt;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, PodSpec, PodTemplateSpec};
+use kube::{ResourceExt, api::ObjectMeta};
 use proto::{
     identity::Ordinal,
+    pod::AGENT_CONTAINER,
     wire::{
         http::{Role, State},
         peer::Status,
     },
 };
 
-use super::{observe::Observed, trouble::trouble};
-use crate::{build::volume_name, cluster::Cluster};
+use super::{ANNOTATION_REPLACED_AGENT, observe::Observed, trouble::trouble};
+use crate::{
+    build::{ANNOTATION_TEMPLATE, volume_name},
+    cluster::Cluster,
+};
 
 /// One member.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -33,8 +37,9 @@ pub(crate) struct PodFacts {
     pub(crate) uid: String,
     pub(crate) node: Option<String>,
     pub(crate) leaving: bool,
-    /// Made from another template than the StatefulSet has now.
+    /// Made from another template than the StatefulSet has now, apart from the agent's image.
     pub(crate) outdated: bool,
+    pub(crate) agent: Sidecar,
     pub(crate) ready: bool,
     /// Seconds since it was made, by the API server's clock.
     pub(crate) age_seconds: i64,
@@ -42,6 +47,17 @@ pub(crate) struct PodFacts {
     pub(crate) precedes_settings: bool,
     /// Why it cannot start, and what to do.
     pub(crate) trouble: Option<Trouble>,
+}
+
+/// The agent's container, which changes beside a server that goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Sidecar {
+    /// Of the wanted image, as far as anybody knows.
+    Current,
+    /// Of another image. Its ID tells it from the one that comes.
+    Outdated { container: Option<String> },
+    /// The outdated one still runs, or nothing does yet.
+    Replacing,
 }
 
 /// The volume claim.
@@ -103,12 +119,12 @@ impl Member {
 pub(crate) fn members(cluster: &Cluster, observed: &Observed, now: Timestamp) -> Members {
     let mut members: Members =
         (0..cluster.spec.replicas).map(|ordinal| (Ordinal(ordinal), Member::default())).collect();
-    let revision = current_revision(observed);
+    let template = template(observed);
     let unbound = unbound(observed);
     for pod in &observed.pods {
         let Some(ordinal) = cluster.ordinal_of(&pod.name_any()) else { continue };
         let member = members.entry(ordinal).or_default();
-        member.pod = Some(pod_facts(pod, revision.as_deref(), observed, &unbound, now));
+        member.pod = Some(pod_facts(pod, template, observed, &unbound, now));
         member.status = observed.answers.get(&ordinal).and_then(|answer| answer.as_ref().ok()).cloned();
     }
     for claim in &observed.volumes {
@@ -121,11 +137,32 @@ pub(crate) fn members(cluster: &Cluster, observed: &Observed, now: Timestamp) ->
     members
 }
 
-/// The revision that pods should have; `None` while the StatefulSet controller has not seen the last change.
-fn current_revision(observed: &Observed) -> Option<String> {
-    let set = observed.stateful_set.as_ref()?;
-    let status = set.status.as_ref()?;
-    (status.observed_generation == set.metadata.generation).then(|| status.update_revision.clone()).flatten()
+/// What pods are made from.
+fn template(observed: &Observed) -> Option<&PodTemplateSpec> {
+    Some(&observed.stateful_set.as_ref()?.spec.as_ref()?.template)
+}
+
+fn fingerprint(metadata: Option<&ObjectMeta>) -> Option<&String> {
+    metadata?.annotations.as_ref()?.get(ANNOTATION_TEMPLATE)
+}
+
+fn agent_image(spec: Option<&PodSpec>) -> Option<&String> {
+    let containers = spec?.init_containers.as_ref()?;
+    containers.iter().find(|container| container.name == AGENT_CONTAINER)?.image.as_ref()
+}
+
+fn sidecar(pod: &Pod, template: Option<&PodTemplateSpec>) -> Sidecar {
+    let statuses = pod.status.as_ref().and_then(|status| status.init_container_statuses.as_deref());
+    let status = statuses.unwrap_or_default().iter().find(|status| status.name == AGENT_CONTAINER);
+    let container = status.and_then(|status| status.container_id.clone());
+    let wanted = template.and_then(|template| agent_image(template.spec.as_ref()));
+    if wanted.is_some() && agent_image(pod.spec.as_ref()) != wanted {
+        return Sidecar::Outdated { container };
+    }
+    match pod.annotations().get(ANNOTATION_REPLACED_AGENT) {
+        Some(replaced) if container.as_ref() == Some(replaced) => Sidecar::Replacing,
+        _ => Sidecar::Current,
+    }
 }
 
 /// When the settings that agents read were last written.
@@ -144,12 +181,12 @@ fn unbound(observed: &Observed) -> BTreeSet<String> {
 
 fn pod_facts(
     pod: &Pod,
-    revision: Option<&str>,
+    template: Option<&PodTemplateSpec>,
     observed: &Observed,
     unbound: &BTreeSet<String>,
     now: Timestamp,
 ) -> PodFacts {
-    let of_pod = pod.labels().get("controller-revision-hash").map(String::as_str);
+    let wanted = template.and_then(|template| fingerprint(template.metadata.as_ref()));
     let status = pod.status.as_ref();
     let conditions = status.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
     let created = pod.creation_timestamp().map_or(now, |time| time.0);
@@ -159,7 +196,8 @@ fn pod_facts(
         uid: pod.uid().unwrap_or_default(),
         node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
         leaving: pod.metadata.deletion_timestamp.is_some(),
-        outdated: revision.is_some_and(|revision| of_pod.is_some_and(|of_pod| of_pod != revision)),
+        outdated: wanted.is_some() && fingerprint(Some(&pod.metadata)) != wanted,
+        agent: sidecar(pod, template),
         ready: conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True"),
         age_seconds,
         precedes_settings: settings_changed(observed).is_some_and(|changed| created < changed),
@@ -175,5 +213,63 @@ fn volume_facts(claim: &PersistentVolumeClaim) -> VolumeFacts {
         leaving: claim.metadata.deletion_timestamp.is_some(),
         size: requests.and_then(|requests| requests.get("storage")).map(|quantity| quantity.0.clone()),
         system_identifier: claim.annotations().get(proto::pod::ANNOTATION_SYSTEM_ID).cloned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::apps::v1::StatefulSet;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn pod(image: &str, made_from: &str, container: &str, replaced: Option<&str>) -> Pod {
+        let annotations = json!({ANNOTATION_TEMPLATE: made_from, ANNOTATION_REPLACED_AGENT: replaced});
+        let statuses = json!([{
+            "name": "agent", "containerID": container, "image": "", "imageID": "", "ready": true, "restartCount": 0,
+        }]);
+        serde_json::from_value(json!({
+            "metadata": {"name": "orders-db-0", "annotations": without_null(annotations)},
+            "spec": {"containers": [], "initContainers": [{"name": "install"}, {"name": "agent", "image": image}]},
+            "status": {"initContainerStatuses": statuses},
+        }))
+        .unwrap()
+    }
+
+    fn without_null(value: Value) -> Value {
+        let Value::Object(fields) = value else { return value };
+        fields.into_iter().filter(|(_, value)| !value.is_null()).collect::<serde_json::Map<_, _>>().into()
+    }
+
+    /// The StatefulSet's pods are made from `a`, with the agent `new`.
+    fn judged(pod: Pod) -> PodFacts {
+        let set: StatefulSet = serde_json::from_value(json!({"spec": {
+            "selector": {}, "serviceName": "", "template": {
+                "metadata": {"annotations": {ANNOTATION_TEMPLATE: "a"}},
+                "spec": {"containers": [], "initContainers": [{"name": "agent", "image": "new"}]},
+            },
+        }}))
+        .unwrap();
+        let observed = Observed { stateful_set: Some(set), pods: vec![pod], ..Observed::default() };
+        let members = members(&crate::fixtures::cluster(), &observed, Timestamp::UNIX_EPOCH);
+        members[&Ordinal(0)].pod.clone().unwrap()
+    }
+
+    #[test]
+    fn a_pod_of_another_template_is_outdated_and_one_with_another_agent_is_not() {
+        let current = judged(pod("new", "a", "2", Some("1")));
+        assert_eq!((current.outdated, current.agent), (false, Sidecar::Current));
+        assert!(judged(pod("new", "b", "2", None)).outdated);
+        let older = judged(pod("old", "a", "1", None));
+        let agent = Sidecar::Outdated { container: Some("1".to_owned()) };
+        assert_eq!((older.outdated, older.agent), (false, agent));
+    }
+
+    #[test]
+    fn an_agent_is_replaced_once_another_container_runs() {
+        assert_eq!(judged(pod("new", "a", "1", Some("1"))).agent, Sidecar::Replacing);
+        assert_eq!(judged(pod("new", "a", "2", Some("1"))).agent, Sidecar::Current);
+        let again = judged(pod("older", "a", "2", Some("1"))).agent;
+        assert_eq!(again, Sidecar::Outdated { container: Some("2".to_owned()) });
     }
 }

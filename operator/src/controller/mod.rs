@@ -27,3 +27,6 @@ pub(crate) use run::{ConstantPause, every_object, run};
 
 /// Annotation on a Database that asks for a switchover: the pod that should lead, or empty for any.
 const ANNOTATION_SWITCHOVER: &str = "db.example.com/switchover";
+/// Annotation on a pod: ID of the agent's container that a newer one takes the place of. As long as the pod shows
+/// that one, the newer one has not started.
+const ANNOTATION_REPLACED_AGENT: &str = "db.example.com/replaced-agent";

@@ -3,6 +3,8 @@
 //! A disruptive step (restart, hand-over, deletion) happens only when every other member serves, one per
 //! reconcile, and the next reconcile looks again before the next step.
 
+mod upgrade;
+
 use std::collections::BTreeSet;
 
 use proto::{
@@ -83,6 +85,13 @@ pub(crate) enum Step {
         pod: String,
         uid: String,
         why: String,
+    },
+    /// Give the pod a newer agent, if it still is the one of this UID; its server goes on.
+    ReplaceAgent {
+        pod: String,
+        uid: String,
+        /// ID of the container that goes.
+        container: Option<String>,
     },
     /// Ask the leader to hand over.
     SwitchOver {
@@ -206,6 +215,7 @@ fn step(facts: &Facts<'_>, pods: u8) -> Decision {
         .or_else(|| requested(facts))
         .or_else(|| leaving_leader(facts))
         .or_else(|| rollout(facts))
+        .or_else(|| upgrade::upgrade(facts))
         .or_else(|| scaling(facts, pods))
         .or_else(|| configuring(facts))
         .unwrap_or((Step::None, None))

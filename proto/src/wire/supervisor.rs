@@ -15,6 +15,10 @@ use crate::{
     postgres::{Lsn, SystemIdentifier, Timeline, WalPosition},
 };
 
+/// Raise it with every change that a supervisor, or an agent, of before does not understand: the operator then makes
+/// pods anew, where it otherwise puts a newer agent beside an older supervisor (docs/architecture.md).
+pub const VERSION: u32 = 1;
+
 /// One order with the number that its response repeats.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Request {

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::*;
 use crate::{
-    controller::members::{Trouble, VolumeFacts},
+    controller::members::{Sidecar, Trouble, VolumeFacts},
     fixtures::{self, says},
 };
 
@@ -22,6 +22,7 @@ fn member(ordinal: u8, role: Role, state: State) -> Member {
             node: None,
             leaving: false,
             outdated: false,
+            agent: Sidecar::Current,
             ready: true,
             age_seconds: 3_600,
             precedes_settings: false,
@@ -237,6 +238,54 @@ fn a_pod_that_cannot_start_is_replaced_without_waiting() {
     facts.outdated = true;
     facts.trouble = Some(Trouble { reason: "ImagePullFailed", message: "no such image".to_owned() });
     assert_eq!(restarted(&world.plan().step), Some("orders-db-1"));
+}
+
+fn replaced(step: &Step) -> Option<&str> {
+    match step {
+        Step::ReplaceAgent { pod, .. } => Some(pod),
+        _ => None,
+    }
+}
+
+fn outdated(container: &str) -> Sidecar {
+    Sidecar::Outdated { container: Some(container.to_owned()) }
+}
+
+#[test]
+fn agents_are_replaced_one_at_a_time_and_the_primarys_last() {
+    let mut world = World::new(3, 3);
+    for ordinal in 0..3 {
+        pod(&mut world.members, ordinal).agent = outdated("old");
+    }
+    for (ordinal, name) in [(2, "orders-db-2"), (1, "orders-db-1"), (0, "orders-db-0")] {
+        let Step::ReplaceAgent { pod: due, uid, container } = world.plan().step else { panic!() };
+        assert_eq!((due.as_str(), uid), (name, format!("uid-{ordinal}")));
+        assert_eq!(container.as_deref(), Some("old"));
+        pod(&mut world.members, ordinal).agent = Sidecar::Replacing;
+        let plan = world.plan();
+        assert_eq!(plan.step, Step::None, "the old one of {name} still runs");
+        assert!(plan.progress.unwrap().message.contains(name));
+        pod(&mut world.members, ordinal).agent = Sidecar::Current;
+        let answer = world.members.get_mut(&Ordinal(ordinal)).unwrap().status.take();
+        assert_eq!(world.plan().step, Step::None, "{name} does not answer yet");
+        world.members.get_mut(&Ordinal(ordinal)).unwrap().status = answer;
+    }
+    assert_eq!(world.plan().progress, None);
+}
+
+#[test]
+fn an_agent_that_cannot_start_is_replaced_without_waiting_and_a_restart_comes_first() {
+    let mut world = World::new(3, 3);
+    for ordinal in 0..3 {
+        pod(&mut world.members, ordinal).agent = outdated("old");
+    }
+    world.members.get_mut(&Ordinal(1)).unwrap().status = None;
+    assert_eq!(world.plan().step, Step::None);
+    pod(&mut world.members, 1).trouble =
+        Some(Trouble { reason: "ImagePullFailed", message: "no such image".to_owned() });
+    assert_eq!(replaced(&world.plan().step), Some("orders-db-1"));
+    pod(&mut world.members, 1).outdated = true;
+    assert_eq!(restarted(&world.plan().step), Some("orders-db-1"), "with a pod comes its agent");
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! The API server away, for everybody or for the primary alone: a Database under load does not notice
-//! (docs/ha.md section 6, relay or promise).
+//! What a Database under load does not notice: the API server away, for everybody or for the primary alone
+//! (docs/ha.md section 6, relay or promise), and agents that restart or are replaced by those of another release.
 
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use e2e::{
         container::Container,
         partition::{self, Direction, From},
     },
+    images::{self, own},
     lab::{Lab, Node},
     scenario::{
         database::{Database, Pod},
@@ -18,15 +19,15 @@ use e2e::{
         stage::Stage,
         trial::survive,
         verdict,
-        wait::say,
+        wait::{self, say},
     },
 };
 use proto::pod::AGENT_CONTAINER;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::{sync::OnceCell, time::sleep};
 
 /// Namespace of this file's Database.
-const NAMESPACE: &str = "api-outage";
+const NAMESPACE: &str = "unnoticed";
 /// Three instances.
 const COUNT: usize = 3;
 /// From nothing to whole, or from a fault to whole, on a machine that also builds.
@@ -40,6 +41,9 @@ const UNDO_AFTER: Duration = Duration::from_mins(3);
 const PAUSE_LIMIT: Duration = Duration::from_secs(5);
 /// A query of what never changes, on a machine that also builds.
 const QUERY_LIMIT: Duration = Duration::from_secs(10);
+
+/// The agent of another release, as far as Kubernetes can tell.
+const NEWER: &str = "docker.io/matriarch/agent:newer";
 
 /// A Database of an earlier run has agents of an earlier build.
 static CLEARED: OnceCell<()> = OnceCell::const_new();
@@ -160,4 +164,67 @@ async fn the_agent_of_the_primary_restarts() -> Result<()> {
         Ok(())
     };
     unnoticed(&database, "agent SIGKILL", WHOLE_LIMIT, fault).await
+}
+
+/// As an operator of another release does it: one after the other, and the servers go on.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the lab; run by `cargo lab test`"]
+async fn agents_are_replaced_by_those_of_another_release() -> Result<()> {
+    let (stage, database) = ground().await?;
+    let Some(lab) = stage.cluster.lab_for(Fault::Container) else { return Ok(()) };
+    images::ensure_as(lab, "agent".parse()?, NEWER).await?;
+    let before = agents(&database).await?;
+    let fault = async || {
+        stage.agent_image(NEWER).await?;
+        all_run(&database, NEWER).await
+    };
+    let unnoticed = unnoticed(&database, "agents replaced", WHOLE_LIMIT, fault).await;
+    let after = agents(&database).await?;
+    stage.agent_image(own::AGENT).await?;
+    all_run(&database, own::AGENT).await?;
+    unnoticed?;
+    ensure!(after.iter().zip(&before).all(|(new, old)| new.container != old.container), "{after:?}");
+    Ok(())
+}
+
+/// A pod's agent.
+#[derive(Debug)]
+struct Agent {
+    image: Value,
+    container: Value,
+    replaced: Value,
+    ready: Value,
+}
+
+async fn agents(database: &Database) -> Result<Vec<Agent>> {
+    let selector = format!("db.example.com/database={}", database.name);
+    let list = database.kubectl(&["get", "pods", "-l", &selector, "-o", "json"]).await?;
+    let list: Value = serde_json::from_str(&list)?;
+    let named = |list: &Value| {
+        let found = list.as_array().into_iter().flatten().find(|entry| entry["name"] == AGENT_CONTAINER);
+        found.cloned().unwrap_or_default()
+    };
+    let agent = |pod: &Value| {
+        let status = named(&pod["status"]["initContainerStatuses"]);
+        Agent {
+            image: named(&pod["spec"]["initContainers"])["image"].clone(),
+            container: status["containerID"].clone(),
+            replaced: pod["metadata"]["annotations"]["db.example.com/replaced-agent"].clone(),
+            ready: status["ready"].clone(),
+        }
+    };
+    Ok(list["items"].as_array().into_iter().flatten().map(agent).collect())
+}
+
+async fn all_run(database: &Database, image: &str) -> Result<()> {
+    let looked = async || {
+        let agents = agents(database).await?;
+        let good =
+            |agent: &Agent| agent.image == image && agent.ready == true && agent.container != agent.replaced;
+        ensure!(agents.len() == COUNT && agents.iter().all(good), "{agents:?}");
+        Ok(())
+    };
+    let ((), took) = wait::until(&format!("all agents to be {image}"), WHOLE_LIMIT, looked).await?;
+    say(&format!("all agents are {image} after {:.1} s", took.as_secs_f64()));
+    Ok(())
 }
