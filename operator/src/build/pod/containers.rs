@@ -12,7 +12,7 @@ use k8s_openapi::{
 use proto::pod::{
     AGENT_CONTAINER, ENV_DATABASE, ENV_POD_NAME, ENV_POD_NAMESPACE, ENV_POD_UID, HTTP_PORT,
     INSTALL_CONTAINER, INSTALLED_AGENT, PEER_PORT, POSTGRES_CONTAINER, POSTGRES_PORT, RESTORE_CONTAINER,
-    RESTORE_FILE,
+    RESTORE_FILE, RUN_DIR,
 };
 
 use super::{confined, volumes};
@@ -109,6 +109,8 @@ pub(super) fn postgres(cluster: &Cluster) -> Container {
         image: Some(cluster.spec.image.clone()),
         image_pull_policy: Some("IfNotPresent".to_owned()),
         command: Some(vec![INSTALLED_AGENT.to_owned(), "supervise".to_owned()]),
+        // For people who run psql in it: not every image is built with this directory as its default.
+        env: Some(vec![variable("PGHOST", RUN_DIR)]),
         ports: Some(vec![port("postgres", POSTGRES_PORT)]),
         resources: cluster.spec.resources.clone(),
         security_context: Some(confined()),
@@ -126,12 +128,12 @@ fn environment(cluster: &Cluster) -> Vec<EnvVar> {
     .into_iter()
     .map(|(name, path)| from_field(name, path))
     .collect();
-    variables.push(EnvVar {
-        name: ENV_DATABASE.to_owned(),
-        value: Some(cluster.name().to_owned()),
-        ..EnvVar::default()
-    });
+    variables.push(variable(ENV_DATABASE, cluster.name()));
     variables
+}
+
+fn variable(name: &str, value: &str) -> EnvVar {
+    EnvVar { name: name.to_owned(), value: Some(value.to_owned()), ..EnvVar::default() }
 }
 
 pub(in crate::build) fn from_field(name: &str, path: &str) -> EnvVar {
