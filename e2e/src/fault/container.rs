@@ -36,7 +36,7 @@ impl Container {
     /// Kills the processes called `process` and returns how many those were.
     ///
     /// A process is called by the name of its program, or by how its command line begins ("postgres:
-    /// checkpointer"). Of a process and its children of the same name only the process itself is meant.
+    /// checkpointer"). Of a process and its descendants of the same name only the process itself is meant.
     pub fn kill(&self, process: &str) -> Result<usize> {
         self.signal(process, Signal::KILL)
     }
@@ -92,11 +92,13 @@ impl Container {
     pub fn processes(&self, name: &str) -> Result<Vec<i32>> {
         let named: Vec<i32> =
             self.cgroup.processes()?.into_iter().filter(|id| is_called(*id, name)).collect();
-        let is_child = |id: &i32| parent(*id).is_some_and(|parent| named.contains(&parent));
+        let descends = |id: &i32| {
+            std::iter::successors(parent(*id), |ancestor| parent(*ancestor)).any(|one| named.contains(&one))
+        };
         if named.is_empty() {
             bail!("no process called {name:?} runs in {}", self.name);
         }
-        Ok(named.iter().copied().filter(|id| !is_child(id)).collect())
+        Ok(named.iter().copied().filter(|id| !descends(id)).collect())
     }
 }
 
