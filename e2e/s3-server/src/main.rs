@@ -1,18 +1,19 @@
 //! An S3 server for tests: objects are files in one folder, every bucket a folder in it.
 //!
-//! Its conditional writes are as S3's: of many that race, one wins. It keeps nothing across the loss of
+//! Its conditional writes are as S3's: of many that race, one wins; and a bucket that was not made takes no objects.
+//! It keeps nothing across the loss of
 //! its folder and forgets uploads that were not completed: it is for tests only.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use s3s::auth::SimpleAuth;
 use s3s::service::{S3Service, S3ServiceBuilder};
@@ -59,7 +60,11 @@ async fn main() -> Result<()> {
         .map_err(|error| anyhow::anyhow!("cannot serve {}: {error:?}", arguments.folder.display()))?;
     let mut builder = S3ServiceBuilder::new(files);
     builder.set_auth(SimpleAuth::from_single(arguments.access_key, arguments.secret_key));
-    let server = Server { s3: builder.build(), conditional: Arc::new(Mutex::new(())) };
+    let server = Server {
+        s3: builder.build(),
+        folder: arguments.folder.into(),
+        conditional: Arc::new(Mutex::new(())),
+    };
     let listener = TcpListener::bind(arguments.listen)
         .await
         .with_context(|| format!("cannot listen on {}", arguments.listen))?;
@@ -69,6 +74,7 @@ async fn main() -> Result<()> {
 #[derive(Clone)]
 struct Server {
     s3: S3Service,
+    folder: Arc<Path>,
     /// Held during a conditional write: the file system's own check and write are two steps.
     conditional: Arc<Mutex<()>>,
 }
@@ -96,6 +102,11 @@ impl Server {
 
     async fn answer(&self, request: Request<Incoming>) -> Result<HttpResponse, HttpError> {
         let mut request = request.map(Body::from);
+        if bucket_of_object(request.uri().path()).is_some_and(|bucket| !self.folder.join(bucket).is_dir()) {
+            // The file system below would make it.
+            request.body_mut().store_all_limited(CONDITIONAL_LIMIT).await.map_err(HttpError::new)?;
+            return Ok(no_such_bucket());
+        }
         if !is_conditional(&request) {
             return self.s3.call(request).await;
         }
@@ -106,6 +117,33 @@ impl Server {
     }
 }
 
+/// The bucket of a request about an object in it.
+fn bucket_of_object(path: &str) -> Option<&str> {
+    let (bucket, key) = path.strip_prefix('/')?.split_once('/')?;
+    (!bucket.is_empty() && !key.is_empty()).then_some(bucket)
+}
+
+fn no_such_bucket() -> HttpResponse {
+    const WHY: &str =
+        "<Error><Code>NoSuchBucket</Code><Message>The specified bucket does not exist</Message></Error>";
+    let mut response = HttpResponse::new(Body::from(WHY.to_owned()));
+    *response.status_mut() = StatusCode::NOT_FOUND;
+    response
+}
+
 fn is_conditional<B>(request: &Request<B>) -> bool {
     ["if-match", "if-none-match"].iter().any(|name| request.headers().contains_key(*name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_requests_about_objects_need_their_bucket() {
+        assert_eq!(bucket_of_object("/bucket/a/b"), Some("bucket"));
+        for path in ["/", "/bucket", "/bucket/"] {
+            assert_eq!(bucket_of_object(path), None, "{path}");
+        }
+    }
 }
