@@ -37,9 +37,10 @@ const ARCHIVE_TIMEOUT: &str = "5min";
 const PLAIN_RULE: &str = "hostssl all all all scram-sha-256";
 
 /// What is configured and what should be.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Configuring {
-    names: SyncNames,
+    /// Unknown until a primary that ran before this agent has shown its own: it goes on with them.
+    names: Option<SyncNames>,
     /// In effect in this run of the supervisor.
     applied: Option<(RunId, ServerConfig)>,
     /// What the server refused, and in which words.
@@ -48,22 +49,22 @@ pub(super) struct Configuring {
     applied_at: BootTime,
 }
 
-impl Default for Configuring {
-    fn default() -> Self {
-        Self {
-            names: SyncNames::Closed,
-            applied: None,
-            refused: None,
-            retry_at: BootTime::default(),
-            applied_at: BootTime::default(),
-        }
-    }
-}
-
 impl Configuring {
     /// The core wants these names.
     pub(super) fn set_names(&mut self, names: SyncNames) {
-        self.names = names;
+        self.names = Some(names);
+    }
+
+    /// Learns them where nobody has said so yet.
+    fn learn_names(&mut self, server: &Server, shown: Option<&str>) {
+        self.names = match (self.names.take(), server) {
+            (None, Server::Primary { .. }) => {
+                shown.map(|text| SyncNames::shown(text).unwrap_or(SyncNames::Closed))
+            }
+            // A server starts closed, whatever was set before (S4).
+            (_, Server::Stopped { .. } | Server::Dying) | (None, _) => Some(SyncNames::Closed),
+            (known, _) => known,
+        };
     }
 
     /// What the server said about the wish, if it refused it.
@@ -131,13 +132,11 @@ impl Driver {
     /// Sends the configuration if the one in effect is another.
     pub(super) fn keep_configured(&mut self, view: &View) {
         let Some(report) = view.report() else { return };
-        // A server starts closed, whatever was set before (S4).
-        if matches!(report.server, Server::Stopped { .. } | Server::Dying) {
-            self.configuring.set_names(SyncNames::Closed);
-        }
         let shown = view.sql.as_ref().filter(|sql| !sql.in_recovery).map(|sql| sql.names.as_str());
+        self.configuring.learn_names(&report.server, shown);
         let fresh = view.now.since(self.configuring.applied_at) < WATCH_FOR;
-        if fresh && shown.is_some_and(|shown| shown != self.configuring.names.to_string()) {
+        let wanted = self.configuring.names.as_ref().map(SyncNames::to_string);
+        if fresh && shown.is_some() && shown != wanted.as_deref() {
             self.hands.hurry.notify_one();
         }
         if view.now >= self.configuring.retry_at {
@@ -147,7 +146,8 @@ impl Driver {
 
     /// Sends what is wanted now.
     pub(super) fn configure(&mut self, report: &Report) {
-        let wish = wish(&self.inputs.config.borrow(), &self.configuring.names);
+        let Some(names) = &self.configuring.names else { return };
+        let wish = wish(&self.inputs.config.borrow(), names);
         if self.busy.contains(&Work::Configure) {
             return;
         }
@@ -212,6 +212,24 @@ mod tests {
     #[test]
     fn slots_keep_a_quarter_of_the_volume_and_not_less_than_is_useful() {
         assert_eq!([1 << 30, 100 << 30, 1 << 20].map(slot_keep_mb), [256, 25 * 1024, 256]);
+    }
+
+    #[test]
+    fn a_primary_that_ran_before_goes_on_with_its_own_names() {
+        let primary = Server::Primary { timeline: proto::postgres::Timeline::FIRST, switch_lsn: None };
+        let standby = Server::Standby { following: None, streaming: false, replayed: None };
+        let mut configuring = Configuring::default();
+        configuring.learn_names(&primary, None);
+        assert_eq!(configuring.names, None, "nothing is sent before it has answered");
+        configuring.learn_names(&primary, Some(""));
+        assert_eq!(configuring.names, Some(SyncNames::Off));
+        configuring.learn_names(&primary, Some("ANY 1 (\"-\")"));
+        assert_eq!(configuring.names, Some(SyncNames::Off), "from then on the core decides");
+        configuring.learn_names(&Server::Dying, None);
+        assert_eq!(configuring.names, Some(SyncNames::Closed));
+        let mut beside_a_standby = Configuring::default();
+        beside_a_standby.learn_names(&standby, None);
+        assert_eq!(beside_a_standby.names, Some(SyncNames::Closed));
     }
 
     #[test]

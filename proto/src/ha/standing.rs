@@ -224,7 +224,7 @@ pub(super) fn label(turn: &mut Turn<'_>) {
     }
     let role = turn.summary.role;
     let shown = turn.view.label;
-    if shown == Some(role) {
+    if shown == Some(role) || is_finding_out(turn) {
         return;
     }
     let urgent = turn.memory.labelled != Some(role);
@@ -235,6 +235,17 @@ pub(super) fn label(turn: &mut Turn<'_>) {
         turn.memory.labelled = Some(role);
         turn.actions.push(Action::SetRole(role));
     }
+}
+
+/// An agent that restarted beside a primary has to look first. Clients go on meanwhile: whoever labelled it had armed
+/// the fence, and that holds.
+fn is_finding_out(turn: &Turn<'_>) -> bool {
+    let view = turn.view;
+    turn.memory.labelled.is_none()
+        && turn.summary.role == Role::None
+        && view.label == Some(Role::Primary)
+        && matches!(view.server(), None | Some(Server::Primary { .. }))
+        && view.now < view.started_at + fence::longest_lease(view)
 }
 
 /// A standby that follows somebody, or did until a moment ago.

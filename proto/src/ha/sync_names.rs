@@ -32,6 +32,20 @@ impl SyncNames {
         }
     }
 
+    /// What a server shows, if it is one of ours.
+    pub fn shown(text: &str) -> Option<Self> {
+        if text.is_empty() {
+            return Some(Self::Off);
+        }
+        if text == NOBODY {
+            return Some(Self::Closed);
+        }
+        let (k, list) = text.strip_prefix("ANY ")?.strip_suffix(')')?.split_once(" (")?;
+        let id = |name: &str| name.strip_prefix('"')?.strip_suffix('"')?.parse().ok();
+        let standbys = list.split(", ").map(id).collect::<Option<_>>()?;
+        Some(Self::Any { k: k.parse().ok()?, standbys })
+    }
+
     /// For [`crate::wire::supervisor::ServerConfig::synchronous_standby_names`], where `None` is closed.
     pub fn setting(&self) -> Option<String> {
         (*self != Self::Closed).then(|| self.to_string())
@@ -68,5 +82,16 @@ mod tests {
         assert_eq!(SyncNames::Off.setting().as_deref(), Some(""));
         assert_eq!(SyncNames::Closed.setting(), None);
         assert_eq!(SyncNames::any(1, &BTreeSet::new()), SyncNames::Closed);
+    }
+
+    #[test]
+    fn what_a_server_shows_is_recognised_if_it_is_ours() {
+        let two = SyncNames::any(2, &BTreeSet::from([DataId(1), DataId(2)]));
+        for names in [SyncNames::Off, SyncNames::Closed, two] {
+            assert_eq!(SyncNames::shown(&names.to_string()), Some(names));
+        }
+        for foreign in ["*", "FIRST 1 (a)", "ANY 1 (\"a b\")", "ANY x (\"d0000000000000001\")", "ANY 1 ("] {
+            assert_eq!(SyncNames::shown(foreign), None, "{foreign}");
+        }
     }
 }

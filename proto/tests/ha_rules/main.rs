@@ -286,6 +286,23 @@ fn w4_who_may_have_given_the_lease_back_does_not_restore_it() {
 }
 
 #[test]
+fn an_agent_that_restarted_beside_its_primary_leaves_the_label_while_it_looks() {
+    let unlabels = |view: &View| {
+        let actions = ha::decide(&Memory::default(), view).actions;
+        actions.contains(&Action::SetRole(proto::wire::http::Role::None))
+    };
+    let mut view = primary(0);
+    view.started_at = NOW;
+    view.sql = None;
+    assert!(!unlabels(&view), "nothing says that it does not lead");
+    view.started_at = BootTime(0);
+    assert!(unlabels(&view), "it has looked for long enough");
+    view.started_at = NOW;
+    change(&mut view, |report| report.server = Server::Dying);
+    assert!(unlabels(&view), "it leads no more");
+}
+
+#[test]
 fn a_leader_clears_stale_labels_at_once_and_again_since_it_may_fail() {
     let mut view = primary(0);
     let clears = |actions: &[Action]| actions.contains(&Action::ClearStaleLabels);
