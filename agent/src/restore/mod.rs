@@ -10,7 +10,7 @@
 //! | [`read`] | what the repository holds |
 //! | [`unpack`] | pieces to files |
 //! | [`fetching`] | WAL for the recovering server |
-//! | [`recover`] | the recovering server |
+//! | [`mod@recover`] | the recovering server |
 //! | [`progress`] | how far it is |
 
 mod choose;

@@ -8,7 +8,7 @@
 //! | [`upkeep`] | one `Database`: looks into its repository, asks for retention, for the first backup |
 //! | [`repositories`] | what was seen there last, for the Database's status |
 //! | [`metrics`] | the same for monitoring |
-//! | [`run`] | wires watches to both |
+//! | [`mod@run`] | wires watches to both |
 
 mod describe;
 mod metrics;

@@ -36,7 +36,7 @@ pub struct BackupPolicy {
     #[x_kube(validation = rules::destination_is_a_bucket())]
     pub destination: String,
 
-    /// Address of a store that is compatible with S3, such as https://s3.example.com. Without it the provider's own.
+    /// Address of a store that is compatible with S3, such as `https://s3.example.com`. Without it the provider's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 300))]
     #[x_kube(validation = rules::endpoint_is_a_url())]
