@@ -89,6 +89,7 @@ async fn all_volumes_are_full_until_they_grow() -> Result<()> {
         return Ok(());
     }
     verdict::whole(&database, COUNT, WHOLE_LIMIT).await?;
+    let primary = database.primary().await?.name;
     for pod in database.pods().await? {
         disk_of(&database, &pod)?.fill()?;
     }
@@ -101,7 +102,7 @@ async fn all_volumes_are_full_until_they_grow() -> Result<()> {
         Ok(())
     })
     .await?;
-    write_until_it_panics(&database).await?;
+    write_until_it_panics(&database, &primary).await?;
     wait::until("all servers to end", NOTICE_LIMIT, async || {
         ensure!(database.primary().await.is_err(), "one still leads");
         Ok(())
@@ -113,12 +114,12 @@ async fn all_volumes_are_full_until_they_grow() -> Result<()> {
     database.delete(WHOLE_LIMIT).await
 }
 
-/// A server finds no space for WAL only when it needs another segment.
-async fn write_until_it_panics(database: &Database) -> Result<()> {
-    let primary = database.primary().await?.name;
+/// A server finds no space for WAL only when it needs another segment, which this makes it need,
+/// unless it needed one before and has ended.
+async fn write_until_it_panics(database: &Database, primary: &str) -> Result<()> {
     let more = "DO $$ BEGIN FOR i IN 1..40 LOOP PERFORM pg_logical_emit_message(false, 'fill', 'x'); \
                 PERFORM pg_switch_wal(); END LOOP; END $$";
-    let psql = ["exec", &primary, "-c", "postgres", "--", "psql", "-U", "postgres", "-c", more];
+    let psql = ["exec", primary, "-c", "postgres", "--", "psql", "-U", "postgres", "-c", more];
     let written = database.kubectl(&psql).await;
     ensure!(written.is_err(), "forty segments of WAL fit on a full volume");
     Ok(())
