@@ -40,6 +40,8 @@ pub(crate) struct Metrics {
     lease_calls: Family<Owner, Histogram>,
     fences: Family<Owner, Counter>,
     reclones: Family<Owner, Counter>,
+    promises: Family<Owner, Counter>,
+    relays: Family<Owner, Counter>,
     gauges: Gauges,
     /// Fence count of the supervisor run seen last, to count what is added.
     fences_seen: Mutex<u64>,
@@ -47,6 +49,8 @@ pub(crate) struct Metrics {
 
 struct Gauges {
     primary: Family<Owner, Gauge>,
+    by_promise: Family<Owner, Gauge>,
+    promised: Family<Owner, Gauge>,
     replica: Family<Owner, Gauge>,
     running: Family<Owner, Gauge>,
     streaming: Family<Owner, Gauge>,
@@ -77,6 +81,16 @@ impl Metrics {
             register(&mut registry, "database_fence", "Times that a missed renewal ended the server here");
         let reclones =
             register(&mut registry, "database_reclone", "Times that this member copied its data anew");
+        let promises = register(
+            &mut registry,
+            "database_promise",
+            "Promises to a primary that could not renew, since this member could not write its renewal either",
+        );
+        let relays = register(
+            &mut registry,
+            "database_relay",
+            "Renewals of a primary that this member was asked to write, and then saw in the Lease",
+        );
         let outage: Family<Owner, Histogram> =
             Family::new_with_constructor(|| Histogram::new(OUTAGE_BUCKETS));
         registry.register_with_unit(
@@ -94,7 +108,7 @@ impl Metrics {
             lease_calls.clone(),
         );
         // Present from the start, so that a first failover shows as an increase.
-        for family in [&failovers, &switchovers, &fences, &reclones] {
+        for family in [&failovers, &switchovers, &fences, &reclones, &promises, &relays] {
             let family: &Family<Owner, Counter> = family;
             drop(family.get_or_create(&owner));
         }
@@ -108,6 +122,8 @@ impl Metrics {
             lease_calls,
             fences,
             reclones,
+            promises,
+            relays,
             gauges,
             fences_seen: Mutex::new(0),
         }
@@ -128,6 +144,16 @@ impl Metrics {
     /// This member begins to copy its data anew.
     pub(crate) fn recloning(&self) {
         self.reclones.get_or_create(&self.owner).inc();
+    }
+
+    /// This member promised a primary to wait.
+    pub(crate) fn promised(&self) {
+        self.promises.get_or_create(&self.owner).inc();
+    }
+
+    /// A primary's renewal that this member was asked to write has landed.
+    pub(crate) fn relayed(&self) {
+        self.relays.get_or_create(&self.owner).inc();
     }
 
     /// The supervisor's count of fences in its run.
@@ -158,6 +184,16 @@ impl Gauges {
         let r = registry;
         Self {
             primary: register(r, "database_primary", "1 while this member leads and accepts writes"),
+            by_promise: register(
+                r,
+                "database_led_by_promise",
+                "1 while this member leads by promise of others, since its renewals of the Lease do not land",
+            ),
+            promised: register(
+                r,
+                "database_promised",
+                "1 while this member takes no part in an election, having promised that to a primary",
+            ),
             replica: register(r, "database_replica", "1 while this member is a standby"),
             running: register(r, "database_running", "1 while the server takes connections"),
             streaming: register(r, "database_streaming", "1 while this standby streams from the leader"),
@@ -198,6 +234,8 @@ impl Gauges {
             family.get_or_create(owner).set(i64::try_from(value).unwrap_or(i64::MAX));
         };
         flag(&self.primary, role == Role::Primary);
+        flag(&self.by_promise, role == Role::Primary && shown.by_promise);
+        flag(&self.promised, shown.promised_until.is_some_and(|until| now < until));
         flag(&self.replica, role == Role::Replica);
         flag(&self.running, shown.running());
         flag(&self.streaming, status.state == State::Streaming);

@@ -125,16 +125,41 @@ fn metrics_keep_their_names() {
     metrics.took_over(false, 1.5);
     metrics.fences(2);
     metrics.fences(3);
+    metrics.promised();
+    metrics.relayed();
+    metrics.relayed();
+    shown.promised_until = Some(boot_clock::now() + Duration::from_mins(1));
     let text = metrics.encode(&shown, boot_clock::now()).unwrap();
     for line in [
         "database_failover_total{database=\"db\",namespace=\"prod\"} 1\n",
         "database_switchover_total{database=\"db\",namespace=\"prod\"} 0\n",
         "database_failover_duration_seconds_count{database=\"db\",namespace=\"prod\"} 1\n",
         "database_fence_total{database=\"db\",namespace=\"prod\"} 3\n",
+        "database_promise_total{database=\"db\",namespace=\"prod\"} 1\n",
+        "database_relay_total{database=\"db\",namespace=\"prod\"} 2\n",
+        "database_promised{database=\"db\",namespace=\"prod\"} 1\n",
+        "database_led_by_promise{database=\"db\",namespace=\"prod\"} 0\n",
         "database_replication_lag_bytes{database=\"db\",namespace=\"prod\"} 100\n",
         "database_replica{database=\"db\",namespace=\"prod\"} 1\n",
         "database_lease_age_seconds{",
     ] {
         assert!(text.contains(line), "{line} in\n{text}");
     }
+}
+
+/// Who leads by promise does so only while the promises count, and who promised is bound no longer than that.
+#[test]
+fn promises_are_shown_while_they_bind() {
+    let (metrics, now) = (Metrics::new("db", "prod"), boot_clock::now());
+    let says = |shown: &Published, line: &str| {
+        let text = metrics.encode(shown, now).unwrap();
+        text.contains(&format!("{line}{{database=\"db\",namespace=\"prod\"}} 1\n"))
+    };
+    let leader = |name| Published { by_promise: true, ..situation(name) };
+    assert!(says(&leader("primary"), "database_led_by_promise"));
+    assert!(!says(&leader("primary, lease over"), "database_led_by_promise"));
+    assert!(!says(&situation("primary"), "database_led_by_promise"));
+    let bound = |until| Published { promised_until: Some(until), ..situation("standby") };
+    assert!(says(&bound(now + Duration::from_millis(1)), "database_promised"));
+    assert!(!says(&bound(now), "database_promised"));
 }
