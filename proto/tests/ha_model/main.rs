@@ -13,6 +13,8 @@ mod mutants;
 mod plans;
 mod server;
 mod walks;
+#[path = "../fakes/walsender.rs"]
+mod walsender;
 mod world;
 
 use goals::Goal;

@@ -40,46 +40,23 @@ fn loses(mutant: Mutant, k: u8, steps: &[Step]) {
     assert_eq!(found, Some((steps.len() - 1, Violation::S2)), "{mutant:?}");
 }
 
-/// 1 claims, 2 seals and forgets it with its container, streams on from the old primary, and acknowledges.
+/// 1 claims and 2 seals. What comes then makes 2 somebody who streams on from the old primary, and acknowledges.
+fn loses_after_a_seal(mutant: Mutant, then: &[Step]) {
+    let sealed = [Expire(1), Land(1), Answer { asker: 1, member: 2 }];
+    let acknowledged = [Commit(0), Stream(2), Reply(0, DataId(12)), Land(1), Finish(1)];
+    loses(mutant, 1, &[&sealed[..], then, &acknowledged].concat());
+}
+
+/// 2 forgets its seal with its container.
 #[test]
 fn a_seal_is_forgotten_with_the_container() {
-    loses(
-        Mutant::SealForgotten,
-        1,
-        &[
-            Expire(1),
-            Land(1),
-            Answer { asker: 1, member: 2 },
-            Fault(2, Fault::KillContainer),
-            Commit(0),
-            Stream(2),
-            Reply(0, DataId(12)),
-            Land(1),
-            Finish(1),
-        ],
-    );
+    loses_after_a_seal(Mutant::SealForgotten, &[Fault(2, Fault::KillContainer)]);
 }
 
 /// 2 is copied anew under its old name from the primary of an older epoch, after its old data was counted.
 #[test]
 fn a_copy_keeps_the_name_of_the_data_it_replaces() {
-    loses(
-        Mutant::CloneKeepsName,
-        1,
-        &[
-            Expire(1),
-            Land(1),
-            Answer { asker: 1, member: 2 },
-            Fault(2, Fault::LoseVolume),
-            ReadBack(2),
-            Finish(2),
-            Commit(0),
-            Stream(2),
-            Reply(0, DataId(12)),
-            Land(1),
-            Finish(1),
-        ],
-    );
+    loses_after_a_seal(Mutant::CloneKeepsName, &[Fault(2, Fault::LoseVolume), ReadBack(2), Finish(2)]);
 }
 
 /// 2 follows 1 in epoch 2 without a note of it, and then the frozen primary of epoch 1, which costs it what 1

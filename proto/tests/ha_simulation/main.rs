@@ -12,6 +12,8 @@ mod outage;
 mod server;
 mod servers;
 mod volumes;
+#[path = "../fakes/walsender.rs"]
+mod walsender;
 mod wire;
 mod world;
 
