@@ -38,7 +38,11 @@ impl World {
     }
 
     async fn reconcile(&self) -> Result<Action, ReconcileError> {
-        let stored = self.server.get(DATABASE).unwrap();
+        self.reconcile_at(DATABASE).await
+    }
+
+    async fn reconcile_at(&self, path: &str) -> Result<Action, ReconcileError> {
+        let stored = self.server.get(path).unwrap();
         let guard: DeserializeGuard<Database> = serde_json::from_value(stored).unwrap();
         reconcile(Arc::new(guard), Arc::clone(&self.context)).await
     }
@@ -97,6 +101,45 @@ async fn a_second_reconcile_of_an_unchanged_world_writes_nothing() {
     world.reconcile().await.unwrap();
     assert_eq!(world.writes(), Vec::<String>::new());
     assert_eq!(world.server.take_events(), Vec::<String>::new());
+}
+
+/// Two Databases of one name in two namespaces share the operator, and nothing that is written.
+#[tokio::test]
+async fn a_database_of_the_same_name_elsewhere_is_another() {
+    let world = World::settled(&json!({})).await;
+    let elsewhere = |path: &str| path.replace("/prod/", "/staging/");
+    let twin = elsewhere(DATABASE);
+    let mut stored = fixtures::stored_database(&json!({}));
+    stored["metadata"]["namespace"] = json!("staging");
+    stored["metadata"]["uid"] = json!("7c22");
+    world.server.put(&twin, stored);
+    for _ in 0..3 {
+        world.reconcile_at(&twin).await.unwrap();
+    }
+    let stays_there = |writes: Vec<String>| {
+        assert!(!writes.is_empty());
+        assert!(writes.iter().all(|write| write.contains("/namespaces/staging/")), "{writes:?}");
+    };
+    stays_there(world.server.take_writes());
+    let own = |path: &str, field: &str| {
+        let [ours, theirs] = [path.to_owned(), elsewhere(path)]
+            .map(|path| world.server.get(&path).and_then(|object| object.pointer(field).cloned()));
+        assert!(
+            ours.is_some() && theirs.is_some() && ours != theirs,
+            "{field} of {path}: {ours:?}, {theirs:?}"
+        );
+    };
+    own(LEASE, "/metadata/annotations/db.example.com~1never-initialised");
+    own(&format!("{CORE}/secrets/orders-db-app"), "/data/password");
+    // Members answer only who has a certificate of their own CA.
+    own(&format!("{CORE}/secrets/orders-db-tls"), "/data/ca.crt");
+    world.server.edit(&twin, |database| {
+        database["metadata"]["deletionTimestamp"] = json!(Timestamp::now().to_string());
+    });
+    world.reconcile_at(&twin).await.unwrap();
+    stays_there(world.server.take_writes());
+    world.reconcile().await.unwrap();
+    assert_eq!(world.writes(), Vec::<String>::new(), "nothing of the first one is missed");
 }
 
 #[tokio::test]
