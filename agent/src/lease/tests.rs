@@ -543,3 +543,16 @@ async fn fields_edited_to_nonsense_are_read_so_that_nobody_leads_too_soon() {
     assert_eq!((version.epoch, version.write_id), (Epoch(0), None));
     assert_eq!(version.duration, Duration::from_secs(30), "no profile has 1 s: the longest is waited for");
 }
+
+/// Counting on from it, no claim could ever be written again.
+#[tokio::test]
+async fn an_epoch_far_above_what_was_opened_counts_as_none() {
+    for (stated, read) in [(3, 3), (i32::MAX, 0)] {
+        let server = Server::born();
+        server.write_as_holder(&contents(WriteId(1)));
+        let mut lease = server.store().lease.clone().unwrap();
+        lease["spec"]["leaseTransitions"] = json!(stated);
+        server.put(lease);
+        assert_eq!(Bench::with(server).await.seen().version.epoch, Epoch(read));
+    }
+}
