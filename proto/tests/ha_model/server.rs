@@ -23,7 +23,7 @@ use crate::{
 const SYSTEM: SystemIdentifier = SystemIdentifier(7);
 
 impl Node {
-    pub(crate) fn report(&self, renewed_at: BootTime) -> Report {
+    pub(crate) fn report(&self, now: BootTime) -> Report {
         let life = &self.life;
         let server = match &life.process {
             Process::Stopped { last, shutdown } => {
@@ -39,10 +39,10 @@ impl Node {
             }
             Process::Stopping { .. } => Server::Stopping,
         };
-        let (fast_stop_at, kill_at) = ages::fence_at(renewed_at);
+        let (fast_stop_at, kill_at) = ages::fence_at(life.armed);
         Report {
             run: RunId(format!("run{}", life.run)),
-            at: NOW,
+            at: now,
             data: self.disk.as_ref().map_or(Data::Empty, |disk| Data::Present(durable(disk))),
             server,
             job: life.job.as_ref().map(|job| Job { kind: kind(job), since: NOW, progress: None }),
@@ -106,6 +106,7 @@ impl World {
                     return refuse("the deadline has passed");
                 }
                 life.fence = Some(*epoch);
+                life.armed = ages::armed_at(*fast_stop_at);
             }
             Order::Seal { epoch } => return self.seal(rules, node, *epoch),
             Order::EndOfWal => {
