@@ -3,8 +3,12 @@
 //! Gauges are set from what the driver shows at the moment of the scrape; counters and histograms are fed by it
 //! as things happen.
 
+mod archive;
+
 use std::{fmt, sync::Mutex};
 
+use archive::ArchiveMetrics;
+use jiff::Timestamp;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -12,10 +16,13 @@ use prometheus_client::{
 };
 use proto::{
     clock::BootTime,
-    wire::http::{Role, State},
+    wire::{
+        backup::ArchiveStatus,
+        http::{Role, State},
+    },
 };
 
-use crate::published::Published;
+use crate::{archive::Counts, published::Published};
 
 /// Failovers end between a second and, with the slow profile, a minute.
 const OUTAGE_BUCKETS: [f64; 12] = [0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 11.0, 15.0, 30.0, 60.0];
@@ -43,6 +50,7 @@ pub(crate) struct Metrics {
     promises: Family<Owner, Counter>,
     relays: Family<Owner, Counter>,
     gauges: Gauges,
+    archive: ArchiveMetrics,
     /// Fence count of the supervisor run seen last, to count what is added.
     fences_seen: Mutex<u64>,
 }
@@ -113,6 +121,7 @@ impl Metrics {
             drop(family.get_or_create(&owner));
         }
         let gauges = Gauges::new(&mut registry);
+        let archive = ArchiveMetrics::new(&mut registry);
         Self {
             registry,
             owner,
@@ -125,6 +134,7 @@ impl Metrics {
             promises,
             relays,
             gauges,
+            archive,
             fences_seen: Mutex::new(0),
         }
     }
@@ -165,8 +175,14 @@ impl Metrics {
     }
 
     /// The metrics as text.
-    pub(crate) fn encode(&self, shown: &Published, now: BootTime) -> Result<String, fmt::Error> {
+    pub(crate) fn encode(
+        &self,
+        shown: &Published,
+        (archive, counts): (Option<ArchiveStatus>, Counts),
+        now: BootTime,
+    ) -> Result<String, fmt::Error> {
         self.gauges.set(&self.owner, shown, now);
+        self.archive.set(&self.owner, archive.as_ref(), counts, Timestamp::now());
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)

@@ -16,6 +16,7 @@ use tower::ServiceExt;
 
 use super::*;
 use crate::{
+    archive::Counts,
     peer::client::peers,
     tls::tests::{Authority, credentials},
 };
@@ -71,7 +72,10 @@ async fn code(name: &str, path: &str) -> u16 {
     let (_rotate, current) = watch::channel(credentials(&Authority::new(), "db-0"));
     let (peers, _task) = peers("db", "prod", current).unwrap();
     let metrics = Arc::new(Metrics::new("db", "prod"));
-    let shared = Shared { published, metrics, peers, database: "db".into(), namespace: "prod".into() };
+    let archive = crate::archive::tests::without_store(published.clone());
+    let (backups, _task) = crate::backup::backups(archive, peers.clone(), "/nonexistent".into());
+    let (database, namespace) = ("db".into(), "prod".into());
+    let shared = Shared { published, metrics, backups, peers, database, namespace };
     let request = Request::get(path).body(Body::empty()).unwrap();
     routes(shared).oneshot(request).await.unwrap().status().as_u16()
 }
@@ -130,6 +134,7 @@ fn metrics_keep_their_names() {
     metrics.relayed();
     shown.promised_until = Some(boot_clock::now() + Duration::from_mins(1));
     let text = metrics.encode(&shown, boot_clock::now()).unwrap();
+    let text = metrics.encode(&shown, (None, Counts::default()), boot_clock::now()).unwrap();
     for line in [
         "database_failover_total{database=\"db\",namespace=\"prod\"} 1\n",
         "database_switchover_total{database=\"db\",namespace=\"prod\"} 0\n",
