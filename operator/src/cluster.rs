@@ -85,6 +85,11 @@ impl Cluster {
 
     /// Metadata of a child that goes with the Database.
     pub(crate) fn owned(&self, name: String) -> ObjectMeta {
+    /// Selector of those pods.
+    pub(crate) fn helper_selector(&self) -> String {
+        format!("{LABEL_HELPS}={}", self.spec.name)
+    }
+
         ObjectMeta { owner_references: Some(vec![self.owner.clone()]), ..self.kept(name) }
     }
 

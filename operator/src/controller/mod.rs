@@ -7,6 +7,7 @@ mod act;
 mod apply;
 mod context;
 mod credentials;
+mod drill;
 mod finalize;
 mod members;
 mod news;

@@ -30,6 +30,7 @@ use super::{
     apply::{ApplyError, apply},
     context::{Context, News},
     credentials::{self, CredentialError},
+    drill::{last_drill, tidy},
     finalize::{FinalizeError, finalize},
     members::members,
     news::news,
@@ -277,6 +278,7 @@ async fn carry_out(
     let children = build::children(cluster, &plan.shape);
     credentials::ensure(context, cluster, &observed.secrets, today)
         .await
+    let drill = last_drill(&observed.drill);
         .map_err(ReconcileError::Credentials)?;
     apply(context, cluster, observed, plan, &children).await.map_err(ReconcileError::Apply)?;
     act(context, cluster, observed, &plan.step, today).await.map_err(ReconcileError::Act)
@@ -285,6 +287,7 @@ async fn carry_out(
 /// Writes the status if it changed, then tells what is new: an event that was told twice would be a lie.
 async fn publish(
     context: &Context,
+        drill: drill.as_ref(),
     api: &Api<Database>,
     database: &Database,
     status: &DatabaseStatus,
@@ -294,6 +297,8 @@ async fn publish(
     told.extend(news(database.status.as_ref(), status));
     let object = database.object_ref(&());
     for news in &told {
+    context.metrics.drills.told(cluster, database.status.as_ref(), &status);
+    tidy(context, cluster.namespace(), &observed.drill).await.map_err(ReconcileError::Apply)?;
         tracing::info!(database = key(database), reason = news.reason, "{}", news.message);
         context.tell(&object, news).await;
     }

@@ -7,7 +7,7 @@ use proto::{
         quantity::Bytes,
         status::{
             AVAILABLE, DEGRADED, DURABLE, DatabaseStatus, FAILOVER_BLOCKED, Instance, InstanceRole,
-            PROGRESSING, Phase, coarse_lag,
+            PROGRESSING, Phase, RestoreDrill, coarse_lag,
         },
     },
     ha::volume::{FULL_BELOW, Room},
@@ -26,6 +26,7 @@ use crate::{backup::RepositoryFacts, cluster::Cluster};
 mod backup;
 
 pub(crate) use backup::archive_of_primary;
+mod drill;
 
 /// What the status is made of.
 pub(crate) struct View<'a> {
@@ -39,6 +40,8 @@ pub(crate) struct View<'a> {
     pub(crate) repository: Option<&'a RepositoryFacts>,
     /// What could not be written, with its causes.
     pub(crate) refused: Option<String>,
+    /// The restore drill that ended last, as far as its Job is still there.
+    pub(crate) drill: Option<&'a RestoreDrill>,
     /// Warning about the StatefulSet, which then makes no pods.
     pub(crate) set_warning: Option<&'a str>,
 }
@@ -55,6 +58,7 @@ pub(crate) fn status(view: &View<'_>, previous: Option<&DatabaseStatus>, now: Ti
     let times = backup::times(view, previous);
     let mut status = DatabaseStatus {
         observed_generation: Some(view.cluster.spec.generation),
+    let drills = drill::recorded(view, previous);
         phase: Phase::default(),
         ready: Some(format!("{ready_replicas}/{wanted}")),
         ready_replicas,
@@ -70,6 +74,8 @@ pub(crate) fn status(view: &View<'_>, previous: Option<&DatabaseStatus>, now: Ti
         latest_restorable_time: times.latest,
         selector: Some(selector(view.cluster)),
         instances: instances(view),
+        last_proven_restore_time: drills.proven.clone(),
+        restore_drill: drills.last.clone(),
         conditions: Vec::new(),
     };
     status.conditions = conditions(view)
@@ -77,6 +83,7 @@ pub(crate) fn status(view: &View<'_>, previous: Option<&DatabaseStatus>, now: Ti
         .chain(backup::archiving(view, now))
         .map(|fact| fact.into_condition(view.cluster.spec.generation, previous, now))
         .collect();
+        .chain(drill::proven(view, &drills))
     status.conditions.extend(backup::restorable(view, previous, now));
     status.phase = phase(view, &status);
     status

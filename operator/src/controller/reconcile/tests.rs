@@ -337,8 +337,9 @@ async fn the_schedule_comes_is_suspended_and_goes_with_the_spec() {
     world.server.edit(DATABASE, |database| database["spec"]["backup"] = backup(true));
     world.reconcile().await.unwrap();
     let made = world.writes();
-    for written in ["serviceaccounts", "roles", "rolebindings", "cronjobs"] {
-        assert!(made.contains(&format!("PATCH {written}/orders-db-backup")), "{written} in {made:?}");
+    assert!(made.contains(&"PATCH cronjobs/orders-db-backup".to_owned()), "{made:?}");
+    for written in ["serviceaccounts", "roles", "rolebindings"] {
+        assert!(made.contains(&format!("PATCH {written}/orders-db.backup")), "{written} in {made:?}");
     }
     world.reconcile().await.unwrap();
     assert_eq!(world.writes(), Vec::<String>::new());
@@ -349,7 +350,7 @@ async fn the_schedule_comes_is_suspended_and_goes_with_the_spec() {
     world.writes();
 
     // As the API server gives them; the test's own does not.
-    for path in [CRON_JOB, "/api/v1/namespaces/prod/serviceaccounts/orders-db-backup"] {
+    for path in [CRON_JOB, "/api/v1/namespaces/prod/serviceaccounts/orders-db.backup"] {
         world.server.edit(path, |object| object["metadata"]["uid"] = json!("c0"));
     }
     world.server.edit(DATABASE, |database| {
@@ -357,7 +358,7 @@ async fn the_schedule_comes_is_suspended_and_goes_with_the_spec() {
     });
     world.reconcile().await.unwrap();
     assert!(world.server.get(CRON_JOB).is_none());
-    assert!(world.server.get(&format!("{CORE}/serviceaccounts/orders-db-backup")).is_none());
+    assert!(world.server.get(&format!("{CORE}/serviceaccounts/orders-db.backup")).is_none());
     world.writes();
     world.reconcile().await.unwrap();
     assert_eq!(world.writes(), Vec::<String>::new());
@@ -400,3 +401,42 @@ async fn backoff_grows_per_object_and_ends_with_success() {
     world.context.succeeded("a");
     assert_eq!(world.context.backoff("a").as_secs(), 1);
 }
+#[tokio::test]
+async fn a_drill_is_recorded_told_once_and_then_its_pod_goes_with_its_volume() {
+    let mut wanted = backup(true);
+    wanted["drillSchedule"] = json!("0 6 * * 0");
+    let world = World::settled(&json!({"backup": wanted})).await;
+    assert!(world.server.get("/apis/batch/v1/namespaces/prod/cronjobs/orders-db-drill").is_some());
+    assert!(world.server.get(&format!("{CORE}/configmaps/orders-db-drill")).is_some());
+    assert_eq!(world.condition("RestoreProven")["reason"], "NoDrillYet");
+    let failed = json!({"type": "Failed", "status": "True", "lastTransitionTime": "2026-03-01T07:00:00Z"});
+    world.server.put(
+        "/apis/batch/v1/namespaces/prod/jobs/orders-db-drill-1",
+        json!({"metadata": {"name": "orders-db-drill-1", "namespace": "prod", "uid": "j1", "ownerReferences":
+            [{"apiVersion": "batch/v1", "kind": "CronJob", "name": "orders-db-drill", "uid": "c1"}]},
+            "status": {"conditions": [failed]}}),
+    );
+    let pod = format!("{CORE}/pods/orders-db-drill-1-x");
+    world.server.put(
+        &pod,
+        json!({"metadata": {"name": "orders-db-drill-1-x", "namespace": "prod", "ownerReferences":
+            [{"apiVersion": "batch/v1", "kind": "Job", "name": "orders-db-drill-1", "uid": "j1"}]}}),
+    );
+    world.reconcile().await.unwrap();
+    assert_eq!(world.condition("RestoreProven")["reason"], "DrillFailed");
+    assert_eq!(world.server.take_events(), ["RestoreDrillFailed"]);
+    assert!(world.server.get(&pod).is_none());
+    world.writes();
+    world.reconcile().await.unwrap();
+    assert_eq!(world.writes(), Vec::<String>::new());
+    assert_eq!(world.server.take_events(), Vec::<String>::new());
+
+    for path in ["/apis/batch/v1/namespaces/prod/cronjobs/orders-db-drill"] {
+        world.server.edit(path, |object| object["metadata"]["uid"] = json!("c1"));
+    }
+    world.server.edit(DATABASE, |database| database["spec"]["backup"] = backup(true));
+    world.reconcile().await.unwrap();
+    assert!(world.server.get("/apis/batch/v1/namespaces/prod/cronjobs/orders-db-drill").is_none());
+    assert_eq!(world.condition("RestoreProven"), json!(null));
+}
+
