@@ -53,6 +53,13 @@ impl Cluster {
         format!("{}-{suffix}", self.spec.name)
     }
 
+    /// Name of the Backup that is taken before the Database is deleted. With the start of the UID, so that one of an
+    /// earlier Database of this name is not taken for it.
+    pub(crate) fn last_backup(&self) -> String {
+        let uid: String = self.spec.uid.chars().take(8).collect();
+        self.child(&format!("last-{uid}"))
+    }
+
     /// Name of a member's pod.
     pub(crate) fn pod(&self, ordinal: Ordinal) -> String {
         format!("{}-{ordinal}", self.spec.name)
@@ -78,6 +85,11 @@ impl Cluster {
         ])
     }
 
+    /// Selector of those pods.
+    pub(crate) fn helper_selector(&self) -> String {
+        format!("{LABEL_HELPS}={}", self.spec.name)
+    }
+
     /// Selector of the pods of this Database.
     pub(crate) fn pod_selector(&self) -> BTreeMap<String, String> {
         BTreeMap::from([(LABEL_DATABASE.to_owned(), self.spec.name.clone())])
@@ -85,11 +97,6 @@ impl Cluster {
 
     /// Metadata of a child that goes with the Database.
     pub(crate) fn owned(&self, name: String) -> ObjectMeta {
-    /// Selector of those pods.
-    pub(crate) fn helper_selector(&self) -> String {
-        format!("{LABEL_HELPS}={}", self.spec.name)
-    }
-
         ObjectMeta { owner_references: Some(vec![self.owner.clone()]), ..self.kept(name) }
     }
 

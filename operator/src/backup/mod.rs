@@ -26,3 +26,4 @@ pub(crate) use drills::DrillMetrics;
 pub(crate) use metrics::BackupMetrics;
 pub(crate) use repositories::{Repositories, RepositoryFacts};
 pub(crate) use run::run;
+pub(crate) use upkeep::ask_for;

@@ -134,7 +134,7 @@ async fn observe(context: &Context, backup: &Backup) -> Result<Observed, BackupE
     let namespace = backup.namespace().unwrap_or_default();
     let api: Api<Database> = Api::namespaced(context.client.clone(), &namespace);
     let database = within(api.get_opt(&backup.spec.database)).await.map_err(BackupError::Read)?;
-    let cluster = match takes_backups(&backup.spec.database, database.as_ref()) {
+    let cluster = match takes_backup(backup, database.as_ref()) {
         Ok(cluster) => {
             let scene = Box::pin(Scene::look(context, &cluster, now)).await.map_err(BackupError::Scene)?;
             Ok((cluster, scene))
@@ -148,13 +148,14 @@ async fn observe(context: &Context, backup: &Backup) -> Result<Observed, BackupE
     Ok(Observed { now, database, cluster, answer })
 }
 
-/// The Database, or why it takes no backups.
-fn takes_backups(name: &str, database: Option<&Database>) -> Result<Cluster, String> {
+/// The Database, or why it does not take this backup.
+fn takes_backup(backup: &Backup, database: Option<&Database>) -> Result<Cluster, String> {
+    let name = &backup.spec.database;
     let database = database.ok_or_else(|| format!("there is no Database {name} in this namespace"))?;
-    if database.metadata.deletion_timestamp.is_some() {
+    let cluster = Cluster::parse(database).map_err(|error| chain(&error))?;
+    if database.metadata.deletion_timestamp.is_some() && backup.name_any() != cluster.last_backup() {
         return Err(format!("Database {name} is being deleted"));
     }
-    let cluster = Cluster::parse(database).map_err(|error| chain(&error))?;
     match &cluster.spec.backup {
         None => Err(format!("Database {name} has no spec.backup, which says where backups go")),
         Some(backup) if !backup.enabled => Err(format!("Database {name} has spec.backup.enabled: false")),
@@ -341,15 +342,26 @@ mod tests {
 
     #[test]
     fn a_database_without_backups_says_what_is_missing() {
-        let refusal = |backup: Value| {
-            let database = crate::fixtures::database(&backup);
-            takes_backups("orders-db", Some(&database)).err()
+        let asked = backup("asked", 1, "Pending");
+        let refusal = |spec: Value| {
+            let database = crate::fixtures::database(&spec);
+            takes_backup(&asked, Some(&database)).err()
         };
         let store = json!({"destination": "s3://bucket/folder"});
         assert_eq!(refusal(json!({"backup": store})), None);
         assert!(refusal(json!({})).unwrap().contains("has no spec.backup"));
         let off = json!({"backup": {"destination": "s3://bucket/folder", "enabled": false}});
         assert!(refusal(off).unwrap().contains("enabled: false"));
-        assert!(takes_backups("orders-db", None).unwrap_err().contains("no Database orders-db"));
+        assert!(takes_backup(&asked, None).unwrap_err().contains("no Database orders-db"));
+    }
+
+    #[test]
+    fn a_database_that_is_deleted_takes_its_last_backup_only() {
+        let mut stored = crate::fixtures::stored_database(&json!({"backup": {"destination": "s3://b/f"}}));
+        stored["metadata"]["deletionTimestamp"] = json!("2026-03-01T00:00:00Z");
+        let database: Database = serde_json::from_value(stored).unwrap();
+        let takes = |name| takes_backup(&backup(name, 1, "Pending"), Some(&database)).is_ok();
+        assert!(takes("orders-db-last-4bd1"));
+        assert!(!takes("nightly") && !takes("orders-db-last-0001"));
     }
 }

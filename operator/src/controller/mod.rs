@@ -9,6 +9,7 @@ mod context;
 mod credentials;
 mod drill;
 mod finalize;
+mod last_backup;
 mod members;
 mod news;
 mod observe;

@@ -49,7 +49,8 @@ fn health(previous: Option<&DatabaseStatus>, current: &DatabaseStatus) -> Option
 
 /// Reasons of Degraded that deserve an event of their own. Instances that are merely missing for a moment do not.
 fn trouble_reason(reason: &str) -> Option<&'static str> {
-    const REASONS: [&str; 13] = [
+    const REASONS: [&str; 14] = [
+        "LastBackupFailed",
         "RestoreFailed",
         "ImagePullFailed",
         "InvalidImageName",
@@ -92,7 +93,6 @@ fn archiving(previous: Option<&DatabaseStatus>, current: &DatabaseStatus) -> Opt
     }
 }
 
-#[cfg(test)]
 /// A restore drill ended.
 fn drill(previous: Option<&DatabaseStatus>, current: &DatabaseStatus) -> Option<News> {
     let drill = current.restore_drill.as_ref()?;
@@ -108,6 +108,7 @@ fn drill(previous: Option<&DatabaseStatus>, current: &DatabaseStatus) -> Option<
     })
 }
 
+#[cfg(test)]
 mod tests {
     use jiff::Timestamp;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use proto::{
     api::{
+        database::Database,
         quantity::Bytes,
         status::{
             AVAILABLE, DEGRADED, DURABLE, DatabaseStatus, FAILOVER_BLOCKED, Instance, InstanceRole,
@@ -16,6 +17,7 @@ use proto::{
 };
 
 use super::{
+    last_backup::LastBackup,
     members::{Member, Members},
     plan::{Plan, ProgressKind},
     record::{Identity, LeaseFacts},
@@ -24,9 +26,9 @@ use super::{
 use crate::{backup::RepositoryFacts, cluster::Cluster};
 
 mod backup;
+mod drill;
 
 pub(crate) use backup::archive_of_primary;
-mod drill;
 
 /// What the status is made of.
 pub(crate) struct View<'a> {
@@ -38,10 +40,10 @@ pub(crate) struct View<'a> {
     pub(crate) beginning: &'a Beginning,
     /// What lies in the store; `None` if this process has not looked yet.
     pub(crate) repository: Option<&'a RepositoryFacts>,
-    /// What could not be written, with its causes.
-    pub(crate) refused: Option<String>,
     /// The restore drill that ended last, as far as its Job is still there.
     pub(crate) drill: Option<&'a RestoreDrill>,
+    /// What could not be written, with its causes.
+    pub(crate) refused: Option<String>,
     /// Warning about the StatefulSet, which then makes no pods.
     pub(crate) set_warning: Option<&'a str>,
 }
@@ -56,9 +58,9 @@ pub(crate) fn status(view: &View<'_>, previous: Option<&DatabaseStatus>, now: Ti
     let of_primary = primary.and_then(|(_, member)| member.status.as_ref());
     let identifier = view.identity.known().map(|identifier| identifier.to_string());
     let times = backup::times(view, previous);
+    let drills = drill::recorded(view, previous);
     let mut status = DatabaseStatus {
         observed_generation: Some(view.cluster.spec.generation),
-    let drills = drill::recorded(view, previous);
         phase: Phase::default(),
         ready: Some(format!("{ready_replicas}/{wanted}")),
         ready_replicas,
@@ -72,18 +74,18 @@ pub(crate) fn status(view: &View<'_>, previous: Option<&DatabaseStatus>, now: Ti
         last_backup_time: times.last_backup,
         earliest_restorable_time: times.earliest,
         latest_restorable_time: times.latest,
-        selector: Some(selector(view.cluster)),
-        instances: instances(view),
         last_proven_restore_time: drills.proven.clone(),
         restore_drill: drills.last.clone(),
+        selector: Some(selector(view.cluster)),
+        instances: instances(view),
         conditions: Vec::new(),
     };
     status.conditions = conditions(view)
         .into_iter()
         .chain(backup::archiving(view, now))
+        .chain(drill::proven(view, &drills))
         .map(|fact| fact.into_condition(view.cluster.spec.generation, previous, now))
         .collect();
-        .chain(drill::proven(view, &drills))
     status.conditions.extend(backup::restorable(view, previous, now));
     status.phase = phase(view, &status);
     status
@@ -104,6 +106,32 @@ pub(crate) fn invalid(
     let condition = fact.into_condition(generation.unwrap_or_default(), previous, now);
     status.conditions.retain(|condition| condition.type_ != PROGRESSING);
     status.conditions.push(condition);
+    status
+}
+
+/// The status of a Database that is being deleted: as last observed, and how its last backup stands.
+pub(crate) fn deleting(last: &LastBackup, database: &Database, now: Timestamp) -> DatabaseStatus {
+    let previous = database.status.as_ref();
+    let mut status = previous.cloned().unwrap_or_default();
+    status.phase = Phase::Deleting;
+    let facts = match last {
+        LastBackup::None | LastBackup::Complete(_) => Vec::new(),
+        LastBackup::Missing => {
+            vec![Fact::new(PROGRESSING, Some(true), "LastBackup", "a last backup is asked for")]
+        }
+        LastBackup::Underway(message) => {
+            vec![Fact::new(PROGRESSING, Some(true), "LastBackup", message.clone())]
+        }
+        LastBackup::Failed(message) => [(PROGRESSING, false), (DEGRADED, true)]
+            .map(|(type_, holds)| Fact::new(type_, Some(holds), "LastBackupFailed", message.clone()))
+            .into(),
+    };
+    for fact in facts {
+        let generation = database.metadata.generation.unwrap_or_default();
+        let condition = fact.into_condition(generation, previous, now);
+        status.conditions.retain(|told| told.type_ != condition.type_);
+        status.conditions.push(condition);
+    }
     status
 }
 

@@ -294,7 +294,7 @@ async fn deletion_waits_for_the_instances_and_keeps_the_data() {
     world.server.put(&pod, json!({"metadata": {"name": "orders-db-0", "namespace": "prod"}}));
     deleted(&world);
     let waiting = world.reconcile().await.unwrap_err();
-    assert!(waiting.is_waiting(), "{waiting}");
+    assert!(waiting.waits().is_some(), "{waiting}");
     assert!(world.server.get(STATEFUL_SET).is_none());
     assert_eq!(world.server.get(DATABASE).unwrap()["status"]["phase"], "Deleting");
     world.server.remove(&pod);
@@ -317,6 +317,80 @@ async fn deletion_with_delete_takes_data_lease_and_passwords() {
     for gone in [volume.as_str(), LEASE, secret.as_str()] {
         assert!(world.server.get(gone).is_none(), "{gone}");
     }
+}
+
+fn phase_of_last_backup(world: &World, status: Value) {
+    let path = "/apis/db.example.com/v1alpha1/namespaces/prod/backups/orders-db-last-4bd1";
+    world.server.edit(path, |backup| backup["status"] = status);
+}
+
+#[tokio::test]
+async fn deletion_after_a_backup_takes_nothing_before_it_is_complete() {
+    let spec = json!({"deletionPolicy": "DeleteAfterBackup", "backup": backup(true)});
+    let world = World::settled(&spec).await;
+    initialised(&world);
+    let volume = volume(&world);
+    deleted(&world);
+    let untouched = || [STATEFUL_SET, LEASE, volume.as_str()].map(|path| world.server.get(path).is_some());
+    assert!(matches!(world.reconcile().await, Err(ReconcileError::Finalize(FinalizeError::BackingUp))));
+    assert_eq!(world.condition("Progressing")["reason"], "LastBackup");
+    phase_of_last_backup(&world, json!({"phase": "Failed", "error": "the store says 403"}));
+    for _ in 0..2 {
+        let stopped = world.reconcile().await.unwrap_err();
+        assert_eq!(stopped.waits(), Some(LATER));
+        assert_eq!(untouched(), [true; 3]);
+    }
+    assert_eq!(world.condition("Degraded")["reason"], "LastBackupFailed");
+    assert_eq!(world.server.take_events(), ["LastBackupFailed"], "once");
+    let completed_at = Timestamp::now().to_string();
+    phase_of_last_backup(&world, json!({"phase": "Completed", "completedAt": completed_at}));
+    world.reconcile().await.unwrap();
+    assert_eq!(untouched(), [false; 3]);
+    assert_eq!(world.server.get(DATABASE).unwrap()["metadata"]["finalizers"], json!([]));
+}
+
+#[tokio::test]
+async fn instances_have_their_time_after_a_long_backup() {
+    let spec = json!({"deletionPolicy": "DeleteAfterBackup", "backup": backup(true)});
+    let world = World::settled(&spec).await;
+    initialised(&world);
+    let volume = volume(&world);
+    let pod = format!("{CORE}/pods/orders-db-0");
+    world.server.put(&pod, json!({"metadata": {"name": "orders-db-0", "namespace": "prod"}}));
+    world.server.edit(DATABASE, |database| {
+        database["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    });
+    world.reconcile().await.unwrap_err();
+    let completed_at = Timestamp::now().to_string();
+    phase_of_last_backup(&world, json!({"phase": "Completed", "completedAt": completed_at}));
+    for _ in 0..2 {
+        let waiting = world.reconcile().await;
+        assert!(matches!(waiting, Err(ReconcileError::Finalize(FinalizeError::Leaving(1)))));
+        assert!(world.server.get(&volume).is_some());
+    }
+    world.server.remove(&pod);
+    world.reconcile().await.unwrap();
+    assert!(world.server.get(&volume).is_none());
+}
+
+#[tokio::test]
+async fn what_never_had_data_needs_no_last_backup() {
+    let world = World::settled(&json!({"deletionPolicy": "DeleteAfterBackup", "backup": backup(true)})).await;
+    deleted(&world);
+    world.reconcile().await.unwrap();
+    assert!(world.server.get(LEASE).is_none());
+}
+
+#[tokio::test]
+async fn a_person_may_go_on_without_the_last_backup_and_keep_the_volumes() {
+    let world = World::settled(&json!({"deletionPolicy": "DeleteAfterBackup", "backup": backup(true)})).await;
+    initialised(&world);
+    let volume = volume(&world);
+    deleted(&world);
+    world.reconcile().await.unwrap_err();
+    world.server.edit(DATABASE, |database| database["spec"]["deletionPolicy"] = json!("Retain"));
+    world.reconcile().await.unwrap();
+    assert!(world.server.get(&volume).is_some() && world.server.get(STATEFUL_SET).is_none());
 }
 
 #[tokio::test]
@@ -374,34 +448,6 @@ async fn a_cron_job_of_somebody_else_is_left_alone() {
 }
 
 #[tokio::test]
-async fn nothing_is_made_until_the_source_of_a_restore_is_there() {
-    let restore = json!({"bootstrap": {"restore": {"from": {"database": "old"}}}});
-    let world = World::new(&restore);
-    world.reconcile().await.unwrap();
-    world.reconcile().await.unwrap();
-    assert!(world.server.get(STATEFUL_SET).is_none());
-    assert_eq!(world.condition("Progressing")["reason"], "RestoreSourceMissing");
-
-    let mut source = fixtures::stored_database(&json!({"backup": backup(true)}));
-    source["metadata"]["name"] = json!("old");
-    source["metadata"]["uid"] = json!("01d");
-    world.server.put("/apis/db.example.com/v1alpha1/namespaces/prod/databases/old", source);
-    world.reconcile().await.unwrap();
-    let map = world.server.get(&format!("{CORE}/configmaps/orders-db-restore")).unwrap();
-    assert!(map["data"]["restore.json"].as_str().unwrap().contains("01d"), "{map}");
-    assert!(world.server.get(STATEFUL_SET).is_some());
-}
-
-#[tokio::test]
-async fn backoff_grows_per_object_and_ends_with_success() {
-    let world = World::new(&json!({}));
-    let pauses: Vec<_> = (0..9).map(|_| world.context.backoff("a").as_secs()).collect();
-    assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
-    assert_eq!(world.context.backoff("b").as_secs(), 1);
-    world.context.succeeded("a");
-    assert_eq!(world.context.backoff("a").as_secs(), 1);
-}
-#[tokio::test]
 async fn a_drill_is_recorded_told_once_and_then_its_pod_goes_with_its_volume() {
     let mut wanted = backup(true);
     wanted["drillSchedule"] = json!("0 6 * * 0");
@@ -440,3 +486,31 @@ async fn a_drill_is_recorded_told_once_and_then_its_pod_goes_with_its_volume() {
     assert_eq!(world.condition("RestoreProven"), json!(null));
 }
 
+#[tokio::test]
+async fn nothing_is_made_until_the_source_of_a_restore_is_there() {
+    let restore = json!({"bootstrap": {"restore": {"from": {"database": "old"}}}});
+    let world = World::new(&restore);
+    world.reconcile().await.unwrap();
+    world.reconcile().await.unwrap();
+    assert!(world.server.get(STATEFUL_SET).is_none());
+    assert_eq!(world.condition("Progressing")["reason"], "RestoreSourceMissing");
+
+    let mut source = fixtures::stored_database(&json!({"backup": backup(true)}));
+    source["metadata"]["name"] = json!("old");
+    source["metadata"]["uid"] = json!("01d");
+    world.server.put("/apis/db.example.com/v1alpha1/namespaces/prod/databases/old", source);
+    world.reconcile().await.unwrap();
+    let map = world.server.get(&format!("{CORE}/configmaps/orders-db-restore")).unwrap();
+    assert!(map["data"]["restore.json"].as_str().unwrap().contains("01d"), "{map}");
+    assert!(world.server.get(STATEFUL_SET).is_some());
+}
+
+#[tokio::test]
+async fn backoff_grows_per_object_and_ends_with_success() {
+    let world = World::new(&json!({}));
+    let pauses: Vec<_> = (0..9).map(|_| world.context.backoff("a").as_secs()).collect();
+    assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+    assert_eq!(world.context.backoff("b").as_secs(), 1);
+    world.context.succeeded("a");
+    assert_eq!(world.context.backoff("a").as_secs(), 1);
+}
