@@ -24,10 +24,13 @@ mod read;
 mod recover;
 mod unpack;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::Context;
-use choose::Plan;
+use choose::{Plan, Unreachable};
 use clap::Args;
 use fetching::Fetching;
 use progress::Progress;
@@ -40,18 +43,28 @@ use proto::{
     },
 };
 use recover::{Purpose, Recovered, Recovery};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::sleep,
+};
 
 use crate::{
     archive::{
         connection::Repository,
         destination::{self, Credentials},
+        layout::Root,
+        store::Store,
     },
     supervisor::{
         Layout,
         durable::{self, HaState},
     },
 };
+
+/// Times that a missing file is looked for again.
+const HOLE_LOOKS: u32 = 3;
+/// Between two looks: an upload takes seconds.
+const HOLE_PAUSE: Duration = Duration::from_secs(10);
 
 /// Options of `agent restore`.
 #[derive(Args, Clone, Debug)]
@@ -141,8 +154,7 @@ async fn rebuild(
     let credentials = Credentials::read(&arguments.credentials)?;
     let (store, prefix) = destination::open(&config.source, &credentials)?;
     let root = read::root(&store, &prefix, config).await.context("finding the repository")?;
-    let known = read::known(&store, &root).await.context("reading the repository")?;
-    let plan = known.plan(&config.target, config.backup.as_deref())?;
+    let plan = plan(&store, &root, config).await?;
     tracing::info!(
         repository = root.relative(),
         backup = plan.backup.summary.name,
@@ -162,6 +174,22 @@ async fn rebuild(
     let recovered = recover(layout, &incoming, repository, plan, progress, purpose).await?;
     progress.note(|progress| progress.timeline = Some(recovered.timeline));
     Ok(recovered)
+}
+
+/// Chooses. A source that is at work sends several files at once, and a later one may be there first: what is missing
+/// is looked for again before it counts as a hole.
+async fn plan(store: &Store, root: &Root, config: &RestoreConfig) -> anyhow::Result<Plan> {
+    let mut looks = 1..=HOLE_LOOKS;
+    loop {
+        let known = read::known(store, root).await.context("reading the repository")?;
+        match (known.plan(&config.target, config.backup.as_deref()), looks.next()) {
+            (Err(hole @ Unreachable::Hole { .. }), Some(_)) => {
+                tracing::warn!(%hole, "looking again");
+                sleep(HOLE_PAUSE).await;
+            }
+            (planned, _) => return Ok(planned?),
+        }
+    }
 }
 
 async fn recover(

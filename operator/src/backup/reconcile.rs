@@ -12,7 +12,7 @@ use kube::{
 use proto::{
     api::{
         backup::{Backup, BackupPhase, BackupStatus},
-        database::Database,
+        database::{Database, DeletionPolicy},
     },
     pod::LABEL_DATABASE,
     wire::backup::{BackupKind, StartBackup},
@@ -153,7 +153,7 @@ fn takes_backup(backup: &Backup, database: Option<&Database>) -> Result<Cluster,
     let name = &backup.spec.database;
     let database = database.ok_or_else(|| format!("there is no Database {name} in this namespace"))?;
     let cluster = Cluster::parse(database).map_err(|error| chain(&error))?;
-    if database.metadata.deletion_timestamp.is_some() && backup.name_any() != cluster.last_backup() {
+    if database.metadata.deletion_timestamp.is_some() && !outlasts(backup, &cluster) {
         return Err(format!("Database {name} is being deleted"));
     }
     match &cluster.spec.backup {
@@ -161,6 +161,13 @@ fn takes_backup(backup: &Backup, database: Option<&Database>) -> Result<Cluster,
         Some(backup) if !backup.enabled => Err(format!("Database {name} has spec.backup.enabled: false")),
         Some(_) => Ok(cluster),
     }
+}
+
+/// Whether it goes on although the Database is being deleted: the last backup, and one that runs before that, since
+/// the instance would not begin another meanwhile.
+fn outlasts(backup: &Backup, cluster: &Cluster) -> bool {
+    let awaited = cluster.spec.deletion_policy == DeletionPolicy::DeleteAfterBackup;
+    backup.name_any() == cluster.last_backup() || awaited && phase(backup) == BackupPhase::Running
 }
 
 async fn answer(
@@ -357,11 +364,16 @@ mod tests {
 
     #[test]
     fn a_database_that_is_deleted_takes_its_last_backup_only() {
-        let mut stored = crate::fixtures::stored_database(&json!({"backup": {"destination": "s3://b/f"}}));
-        stored["metadata"]["deletionTimestamp"] = json!("2026-03-01T00:00:00Z");
-        let database: Database = serde_json::from_value(stored).unwrap();
-        let takes = |name| takes_backup(&backup(name, 1, "Pending"), Some(&database)).is_ok();
-        assert!(takes("orders-db-last-4bd1"));
-        assert!(!takes("nightly") && !takes("orders-db-last-0001"));
+        let takes = |policy: &str, name, phase| {
+            let spec = json!({"backup": {"destination": "s3://b/f"}, "deletionPolicy": policy});
+            let mut stored = crate::fixtures::stored_database(&spec);
+            stored["metadata"]["deletionTimestamp"] = json!("2026-03-01T00:00:00Z");
+            takes_backup(&backup(name, 1, phase), Some(&serde_json::from_value(stored).unwrap())).is_ok()
+        };
+        assert!(takes("DeleteAfterBackup", "orders-db-last-4bd1", "Pending"));
+        assert!(!takes("DeleteAfterBackup", "orders-db-last-0001", "Pending"));
+        assert!(takes("DeleteAfterBackup", "nightly", "Running"), "the last one waits for it");
+        assert!(!takes("DeleteAfterBackup", "nightly", "Pending"));
+        assert!(!takes("Retain", "nightly", "Running"));
     }
 }

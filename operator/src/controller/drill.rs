@@ -23,6 +23,9 @@ use super::{
 };
 use crate::backup::rounded;
 
+/// Why the Job controller ended a Job that ran for too long.
+const TOO_LONG: &str = "DeadlineExceeded";
+
 /// The drill that began last of those that have ended.
 pub(crate) fn last_drill(live: &LiveDrill) -> Option<RestoreDrill> {
     let ended = live.jobs.iter().filter_map(|job| Some((job, end(job)?)));
@@ -43,6 +46,8 @@ fn drill(job: &Job, end: &JobCondition, pods: &[Pod]) -> RestoreDrill {
     let complete = end.type_ == "Complete";
     let message = match &report {
         Some(DrillReport { proof: Some(proof), backup, .. }) if complete => proven(backup.as_deref(), proof),
+        // Then it was interrupted, and says no more than that.
+        _ if end.reason.as_deref() == Some(TOO_LONG) => unreported(end),
         Some(DrillReport { error: Some(error), .. }) => error.clone(),
         _ if complete => "everything was restored and checked; the details were lost with the pod".to_owned(),
         _ => pods.iter().rev().find_map(|pod| trouble(pod)).unwrap_or_else(|| unreported(end)),

@@ -15,9 +15,12 @@ fn job(name: &str, second: i64, condition: &Value) -> Job {
 }
 
 fn ended(type_: &str) -> Value {
+    ended_for(type_, "BackoffLimitExceeded", "Job has reached the specified backoff limit")
+}
+
+fn ended_for(type_: &str, reason: &str, message: &str) -> Value {
     json!({
-        "type": type_, "status": "True", "reason": "DeadlineExceeded",
-        "message": "Job was active longer than specified deadline",
+        "type": type_, "status": "True", "reason": reason, "message": message,
         "lastTransitionTime": "1970-01-01T01:00:00Z",
     })
 }
@@ -82,13 +85,21 @@ fn a_failure_says_why_whoever_noticed_it() {
         (Some(terminated(137, "OOMKilled", "")), "container drill of d-x: OOMKilled"),
         (Some(waiting), "container install of d-x: ImagePullBackOff: no such image"),
         (Some(unscheduled), "d-x: no volume"),
-        (None, "the pod ended without a report: Job was active longer"),
+        (None, "the pod ended without a report: Job has reached"),
     ] {
         let pods = status.map(|status| pod("d", &status)).into_iter().collect();
         let drill = last(vec![job("d", 50, &ended("Failed"))], pods).unwrap();
         assert_eq!(drill.result, DrillResult::Failed);
         assert!(drill.message.starts_with(words), "{}", drill.message);
     }
+}
+
+#[test]
+fn one_that_took_too_long_is_told_as_such_and_not_as_interrupted() {
+    let too_long = ended_for("Failed", "DeadlineExceeded", "Job was active longer than specified deadline");
+    let pods = vec![pod("d", &terminated(1, "Error", &report(false)))];
+    let drill = last(vec![job("d", 50, &too_long)], pods).unwrap();
+    assert!(drill.message.contains("active longer than specified deadline"), "{}", drill.message);
 }
 
 #[test]
