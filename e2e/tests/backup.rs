@@ -329,8 +329,10 @@ async fn a_drill_proves_a_restore_and_leaves_nothing_behind() -> Result<()> {
     spec["backup"]["destination"] = json!(bucket);
     database.apply(&spec).await?;
     let map = ["get", "configmap", "drilled-drill", "-o", "jsonpath={.data}"];
-    let told =
-        async || Ok(ensure!(database.kubectl(&map).await?.contains(bucket), "the bucket is not told yet"));
+    let told = async || {
+        ensure!(database.kubectl(&map).await?.contains(bucket), "the bucket is not told yet");
+        Ok(())
+    };
     wait::until("the wrong bucket to be told", LIMIT, told).await?;
     drill(&database, "bad", "False").await?;
     let proven = database.status().await?.last_proven_restore_time;
@@ -366,7 +368,10 @@ async fn what_is_deleted_after_a_last_backup_comes_back_from_it() -> Result<()> 
     let limit = format!("--timeout={}s", LIMIT.as_secs());
     database.kubectl(&["delete", "db", "leaving", &limit]).await?;
     let left = ["get", "pvc", "-l", "db.example.com/database=leaving", "-o", "name"];
-    let gone = async || Ok(ensure!(database.kubectl(&left).await?.is_empty(), "volumes are left"));
+    let gone = async || {
+        ensure!(database.kubectl(&left).await?.is_empty(), "volumes are left");
+        Ok(())
+    };
     wait::until("the volumes to go", LIMIT, gone).await?;
 
     let back = ground.database("back").await?;

@@ -138,7 +138,7 @@ async fn restore(
     progress: &Progress,
 ) -> anyhow::Result<()> {
     let layout = &arguments.layout;
-    rebuild(arguments, config, progress, Purpose::Use).await?;
+    Box::pin(rebuild(arguments, config, progress, Purpose::Use)).await?;
     durable::swap_in(layout, &HaState::of_new_data(Epoch::default())).context("putting the data in place")
 }
 

@@ -271,7 +271,7 @@ impl Recovery<'_> {
         let last =
             "SELECT pg_catalog.floor(extract(epoch FROM pg_catalog.pg_last_xact_replay_timestamp()))::bigint";
         let last = query(client, last).await?.parse().ok();
-        let checked = check(place, self.layout.port, &self.programs()).await?;
+        let checked = Box::pin(check(place, self.layout.port, &self.programs())).await?;
         let last_commit = last.and_then(|second| Timestamp::from_second(second).ok());
         Ok(Proof { reached, last_commit, ..checked })
     }
