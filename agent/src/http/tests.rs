@@ -133,7 +133,6 @@ fn metrics_keep_their_names() {
     metrics.relayed();
     metrics.relayed();
     shown.promised_until = Some(boot_clock::now() + Duration::from_mins(1));
-    let text = metrics.encode(&shown, boot_clock::now()).unwrap();
     let text = metrics.encode(&shown, (None, Counts::default()), boot_clock::now()).unwrap();
     for line in [
         "database_failover_total{database=\"db\",namespace=\"prod\"} 1\n",
