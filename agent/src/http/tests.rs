@@ -156,7 +156,7 @@ fn metrics_keep_their_names() {
 fn promises_are_shown_while_they_bind() {
     let (metrics, now) = (Metrics::new("db", "prod"), boot_clock::now());
     let says = |shown: &Published, line: &str| {
-        let text = metrics.encode(shown, now).unwrap();
+        let text = metrics.encode(shown, (None, Counts::default()), now).unwrap();
         text.contains(&format!("{line}{{database=\"db\",namespace=\"prod\"}} 1\n"))
     };
     let leader = |name| Published { by_promise: true, ..situation(name) };

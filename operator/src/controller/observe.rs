@@ -133,7 +133,7 @@ pub(crate) async fn observe(
     today: Date,
 ) -> Result<Observed, ObserveError> {
     let reader = Reader { client, cluster };
-    let mut observed = reader.children().await?;
+    let mut observed = Box::pin(reader.children()).await?;
     let asked = reader.answers(agents, &observed, today);
     let (answers, warnings) = try_join(async { Ok(asked.await) }, reader.warnings(&observed)).await?;
     observed.answers = answers;

@@ -181,12 +181,11 @@ async fn clean_up(
         return Ok(Action::await_change());
     };
     // What cannot be parsed was never built.
-    match Cluster::parse(&database) {
-        Ok(cluster) => Box::pin(clean_up_cluster(context, api, &database, &cluster)).await?,
-        Err(_) => {
-            let status = status::deleting(&LastBackup::None, &database, Timestamp::now());
-            write_status(context, api, &database, &status).await?;
-        }
+    if let Ok(cluster) = Cluster::parse(&database) {
+        Box::pin(clean_up_cluster(context, api, &database, &cluster)).await?;
+    } else {
+        let status = status::deleting(&LastBackup::None, &database, Timestamp::now());
+        write_status(context, api, &database, &status).await?;
     }
     context.succeeded(&key(&database));
     Ok(Action::await_change())
@@ -275,7 +274,7 @@ async fn reconcile_cluster(
         || matches!(beginning, Beginning::Unknown { .. });
     let done = match hands_off {
         true => Ok(Vec::new()),
-        false => carry_out(context, cluster, &observed, &plan, today).await,
+        false => Box::pin(carry_out(context, cluster, &observed, &plan, today)).await,
     };
     let repository = context.repositories.of(cluster.namespace(), cluster.name());
     let drill = last_drill(&observed.drill);
