@@ -7,6 +7,7 @@
 //! | `timeline` | `kubectl exec` | shows what all members saw and did |
 //! | `run` | native sidecar | lease, elections, labels, HTTP, archive; tells the supervisor what to do |
 //! | `restore` | init container of the PostgreSQL image | fills an empty volume from a repository |
+//! | `drill` | Job of the restore drills, PostgreSQL image | proves that a repository restores |
 //! | `wal` | PostgreSQL's `archive_command` | hands a WAL file to the sidecar |
 //! | `request-backup` | Job of the schedule | makes a `Backup` and waits for its end |
 
@@ -70,6 +71,8 @@ enum Command {
     Run,
     /// Make an empty volume what a backup and the archive say, before PostgreSQL starts
     Restore(restore::RestoreArguments),
+    /// Prove a restore: the same into a volume that is thrown away, with every table read
+    Drill(restore::drill::DrillArguments),
     /// What PostgreSQL runs to archive a WAL file, and to get one back
     #[command(subcommand)]
     Wal(archive::command::WalCommand),
@@ -92,7 +95,11 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Timeline(options) => block_on(chronicle::command::run(&options)),
         Command::Restore(arguments) => {
             log_to_stderr();
-            restoring(arguments)
+            with_all_threads(restore::run(arguments))
+        }
+        Command::Drill(arguments) => {
+            log_to_stderr();
+            with_all_threads(restore::drill::run(arguments))
         }
         Command::RequestBackup => {
             log_to_stderr();
@@ -124,13 +131,13 @@ fn block_on(task: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()
         .block_on(task)
 }
 
-fn restoring(arguments: restore::RestoreArguments) -> anyhow::Result<()> {
+fn with_all_threads(task: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     install_tls()?;
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("starting the runtime")?
-        .block_on(restore::run(arguments))
+        .block_on(task)
 }
 
 fn request_backup() -> anyhow::Result<()> {

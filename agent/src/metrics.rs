@@ -3,8 +3,12 @@
 //! Gauges are set from what the driver shows at the moment of the scrape; counters and histograms are fed by it
 //! as things happen.
 
+mod archive;
+
 use std::{fmt, sync::Mutex};
 
+use archive::ArchiveMetrics;
+use jiff::Timestamp;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -12,10 +16,13 @@ use prometheus_client::{
 };
 use proto::{
     clock::BootTime,
-    wire::http::{Role, State},
+    wire::{
+        backup::ArchiveStatus,
+        http::{Role, State},
+    },
 };
 
-use crate::published::Published;
+use crate::{archive::Counts, published::Published};
 
 /// Failovers end between a second and, with the slow profile, a minute.
 const OUTAGE_BUCKETS: [f64; 12] = [0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 11.0, 15.0, 30.0, 60.0];
@@ -40,13 +47,18 @@ pub(crate) struct Metrics {
     lease_calls: Family<Owner, Histogram>,
     fences: Family<Owner, Counter>,
     reclones: Family<Owner, Counter>,
+    promises: Family<Owner, Counter>,
+    relays: Family<Owner, Counter>,
     gauges: Gauges,
+    archive: ArchiveMetrics,
     /// Fence count of the supervisor run seen last, to count what is added.
     fences_seen: Mutex<u64>,
 }
 
 struct Gauges {
     primary: Family<Owner, Gauge>,
+    by_promise: Family<Owner, Gauge>,
+    promised: Family<Owner, Gauge>,
     replica: Family<Owner, Gauge>,
     running: Family<Owner, Gauge>,
     streaming: Family<Owner, Gauge>,
@@ -77,6 +89,16 @@ impl Metrics {
             register(&mut registry, "database_fence", "Times that a missed renewal ended the server here");
         let reclones =
             register(&mut registry, "database_reclone", "Times that this member copied its data anew");
+        let promises = register(
+            &mut registry,
+            "database_promise",
+            "Promises to a primary that could not renew, since this member could not write its renewal either",
+        );
+        let relays = register(
+            &mut registry,
+            "database_relay",
+            "Renewals of a primary that this member was asked to write, and then saw in the Lease",
+        );
         let outage: Family<Owner, Histogram> =
             Family::new_with_constructor(|| Histogram::new(OUTAGE_BUCKETS));
         registry.register_with_unit(
@@ -94,11 +116,12 @@ impl Metrics {
             lease_calls.clone(),
         );
         // Present from the start, so that a first failover shows as an increase.
-        for family in [&failovers, &switchovers, &fences, &reclones] {
+        for family in [&failovers, &switchovers, &fences, &reclones, &promises, &relays] {
             let family: &Family<Owner, Counter> = family;
             drop(family.get_or_create(&owner));
         }
         let gauges = Gauges::new(&mut registry);
+        let archive = ArchiveMetrics::new(&mut registry);
         Self {
             registry,
             owner,
@@ -108,7 +131,10 @@ impl Metrics {
             lease_calls,
             fences,
             reclones,
+            promises,
+            relays,
             gauges,
+            archive,
             fences_seen: Mutex::new(0),
         }
     }
@@ -130,6 +156,16 @@ impl Metrics {
         self.reclones.get_or_create(&self.owner).inc();
     }
 
+    /// This member promised a primary to wait.
+    pub(crate) fn promised(&self) {
+        self.promises.get_or_create(&self.owner).inc();
+    }
+
+    /// A primary's renewal that this member was asked to write has landed.
+    pub(crate) fn relayed(&self) {
+        self.relays.get_or_create(&self.owner).inc();
+    }
+
     /// The supervisor's count of fences in its run.
     pub(crate) fn fences(&self, in_run: u64) {
         let mut seen = self.fences_seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -139,8 +175,14 @@ impl Metrics {
     }
 
     /// The metrics as text.
-    pub(crate) fn encode(&self, shown: &Published, now: BootTime) -> Result<String, fmt::Error> {
+    pub(crate) fn encode(
+        &self,
+        shown: &Published,
+        (archive, counts): (Option<ArchiveStatus>, Counts),
+        now: BootTime,
+    ) -> Result<String, fmt::Error> {
         self.gauges.set(&self.owner, shown, now);
+        self.archive.set(&self.owner, archive.as_ref(), counts, Timestamp::now());
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)
@@ -158,6 +200,16 @@ impl Gauges {
         let r = registry;
         Self {
             primary: register(r, "database_primary", "1 while this member leads and accepts writes"),
+            by_promise: register(
+                r,
+                "database_led_by_promise",
+                "1 while this member leads by promise of others, since its renewals of the Lease do not land",
+            ),
+            promised: register(
+                r,
+                "database_promised",
+                "1 while this member takes no part in an election, having promised that to a primary",
+            ),
             replica: register(r, "database_replica", "1 while this member is a standby"),
             running: register(r, "database_running", "1 while the server takes connections"),
             streaming: register(r, "database_streaming", "1 while this standby streams from the leader"),
@@ -198,6 +250,8 @@ impl Gauges {
             family.get_or_create(owner).set(i64::try_from(value).unwrap_or(i64::MAX));
         };
         flag(&self.primary, role == Role::Primary);
+        flag(&self.by_promise, role == Role::Primary && shown.by_promise);
+        flag(&self.promised, shown.promised_until.is_some_and(|until| now < until));
         flag(&self.replica, role == Role::Replica);
         flag(&self.running, shown.running());
         flag(&self.streaming, status.state == State::Streaming);

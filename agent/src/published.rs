@@ -26,6 +26,10 @@ pub(crate) struct Published {
     pub(crate) lease_valid_until: Option<BootTime>,
     /// Until when the fence lets the server here write: set from before its promotion until it has stopped.
     pub(crate) fenced_until: Option<BootTime>,
+    /// Primary: others' promises make it valid, since no renewal lands.
+    pub(crate) by_promise: bool,
+    /// Until when this member takes no part in an election, for the last primary that it promised that.
+    pub(crate) promised_until: Option<BootTime>,
     /// Primary: when SQL last said that it accepts writes.
     pub(crate) writable_at: Option<BootTime>,
     /// Standby: when it was last seen streaming.
@@ -79,6 +83,8 @@ impl Published {
             status,
             lease_valid_until: None,
             fenced_until: None,
+            by_promise: false,
+            promised_until: None,
             writable_at: None,
             streamed_at: None,
             lease_seen_at: None,

@@ -161,7 +161,14 @@ async fn assemble(
     tasks.add("archive", archive::serve(archive.clone()));
     let (backups, backup_task) = backup::backups(archive.clone(), peers.clone(), RUN_DIR.into());
     tasks.add("backups", backup_task.run());
-    let shared = http::Shared { published: published.clone(), metrics, peers, database, namespace };
+    let shared = http::Shared {
+        published: published.clone(),
+        metrics,
+        backups: backups.clone(),
+        peers,
+        database,
+        namespace,
+    };
     tasks.add("http", serving::serve(listeners.http, http::routes(shared), None));
     let routes = peer::server::routes(incoming_in, published, chronicle, archive, backups);
     tasks.add("peer server", serving::serve(listeners.peer, routes, Some(credentials)));

@@ -18,7 +18,7 @@ use e2e::{
         writer::Writer,
     },
 };
-use proto::api::status::{CONTINUOUS_ARCHIVING, RESTORABLE};
+use proto::api::status::{CONTINUOUS_ARCHIVING, RESTORABLE, RESTORE_PROVEN};
 use serde_json::{Value, json};
 
 /// From one state to the next on a machine that also builds.
@@ -306,4 +306,83 @@ async fn accounted_for(ground: &Ground, source: &Database, name: &str, moment: &
     ensure!(missing == 0 && more == 0, "{name}: {missing} rows are missing and {more} should not be there");
     say(&format!("{name}: {} rows, of {} to {}", there.len(), must.len(), may.len()));
     copy.delete(LIMIT).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the lab; run by `cargo lab test`"]
+async fn a_drill_proves_a_restore_and_leaves_nothing_behind() -> Result<()> {
+    let Some(ground) = Ground::prepare("backup-drill").await? else { return Ok(()) };
+    let database = formed(&ground, "drilled", 1).await?;
+    query(&database, "INSERT INTO ledger VALUES (1)").await?;
+    archived(&database).await?;
+    let mut spec = ground.sample(1);
+    spec["backup"]["drillSchedule"] = json!("0 6 * * 0");
+    database.apply(&spec).await?;
+    let there = async || database.kubectl(&["get", "cronjob", "drilled-drill"]).await;
+    wait::until("the schedule of drills", LIMIT, there).await?;
+    let message = drill(&database, "good", "True").await?;
+    ensure!(message.contains("pg_amcheck"), "{message}");
+    let status = database.status().await?;
+    ensure!(status.last_proven_restore_time.is_some() && status.restore_drill.is_some());
+
+    let bucket = "s3://no-such-bucket/orders-db";
+    spec["backup"]["destination"] = json!(bucket);
+    database.apply(&spec).await?;
+    let map = ["get", "configmap", "drilled-drill", "-o", "jsonpath={.data}"];
+    let told = async || {
+        ensure!(database.kubectl(&map).await?.contains(bucket), "the bucket is not told yet");
+        Ok(())
+    };
+    wait::until("the wrong bucket to be told", LIMIT, told).await?;
+    drill(&database, "bad", "False").await?;
+    let proven = database.status().await?.last_proven_restore_time;
+    ensure!(proven == status.last_proven_restore_time, "a failure takes no proof away");
+    ground.clear().await
+}
+
+/// Runs one by hand until it is told, and its volume gone.
+async fn drill(database: &Database, job: &str, expected: &str) -> Result<String> {
+    database.kubectl(&["create", "job", job, "--from=cronjob/drilled-drill"]).await?;
+    let told = async || condition(database, RESTORE_PROVEN, expected).await;
+    let (message, took) = wait::until("a drill to be told", LIMIT, told).await?;
+    say(&format!("after {:.0} s: {message}", took.as_secs_f64()));
+    let gone = async || {
+        let left = database.kubectl(&["get", "pvc,pod", "-l", "db.example.com/helps", "-o", "name"]).await?;
+        let left: Vec<_> = left.lines().filter(|name| name.contains(job)).collect();
+        ensure!(left.is_empty(), "left: {left:?}");
+        Ok(())
+    };
+    wait::until("its volume to go", LIMIT, gone).await?;
+    Ok(message)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the lab; run by `cargo lab test`"]
+async fn what_is_deleted_after_a_last_backup_comes_back_from_it() -> Result<()> {
+    let Some(ground) = Ground::prepare("backup-last").await? else { return Ok(()) };
+    let database = formed(&ground, "leaving", 1).await?;
+    let uid = database.kubectl(&["get", "db", "leaving", "-o", "jsonpath={.metadata.uid}"]).await?;
+    query(&database, "INSERT INTO ledger VALUES (1)").await?;
+    let patch = json!({"spec": {"deletionPolicy": "DeleteAfterBackup"}}).to_string();
+    database.kubectl(&["patch", "db", "leaving", "--type=merge", "-p", &patch]).await?;
+    let limit = format!("--timeout={}s", LIMIT.as_secs());
+    database.kubectl(&["delete", "db", "leaving", &limit]).await?;
+    let left = ["get", "pvc", "-l", "db.example.com/database=leaving", "-o", "name"];
+    let gone = async || {
+        ensure!(database.kubectl(&left).await?.is_empty(), "volumes are left");
+        Ok(())
+    };
+    wait::until("the volumes to go", LIMIT, gone).await?;
+
+    let back = ground.database("back").await?;
+    let mut spec = ground.sample(1);
+    let mut repository = json!({"uid": uid});
+    for field in ["destination", "endpoint", "credentials"] {
+        repository[field] = spec["backup"][field].clone();
+    }
+    spec["bootstrap"] = json!({"restore": {"from": {"repository": repository}}});
+    back.apply(&spec).await?;
+    verdict::whole(&back, 1, LIMIT).await?;
+    ensure!(ids(&back, "true").await? == BTreeSet::from([1]), "the row that was written last");
+    ground.clear().await
 }

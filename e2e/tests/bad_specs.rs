@@ -64,6 +64,10 @@ fn backups() -> Vec<Bad> {
         bad(schedule("0 0 3 * * *"), &["spec.backup.schedule", "five fields"]),
         bad(schedule("60 3 * * *"), &["spec.backup.schedule", "60 3"]),
         bad(schedule("0 3 * * 7"), &["spec.backup.schedule", "five fields"]),
+        bad(
+            backup(&json!({"drillSchedule": "weekly"})),
+            &["spec.backup.drillSchedule", "weekly", "five fields"],
+        ),
         bad(backup(&json!({"retention": 0})), &["spec.backup.retention", "greater than or equal to 1"]),
         bad(backup(&json!({"retention": 9999})), &["spec.backup.retention", "less than or equal to 3650"]),
         bad(backup(&json!({"retention": "14d"})), &["spec.backup.retention", "integer"]),
@@ -125,6 +129,7 @@ fn numbers_and_words() -> Vec<Bad> {
         bad(json!({"image": "post gres:16"}), &["spec.image", "without spaces"]),
         bad(json!({"image": ""}), &["spec.image"]),
         bad(json!({"deletionPolicy": "Keep"}), &["spec.deletionPolicy", "Retain"]),
+        bad(json!({"deletionPolicy": "DeleteAfterBackup"}), &["spec.deletionPolicy", "needs spec.backup"]),
         bad(json!({"paused": "yes"}), &["spec.paused", "boolean"]),
         bad(json!({"replica": 3}), &["spec.replica", "unknown field"]),
         bad(json!({"bootstrap": {"initdb": {"database": "Orders"}}}), &["initdb.database", "lower-case"]),

@@ -133,7 +133,7 @@ impl Store {
 
     /// A path that ends with a plural is a list. Selectors are not needed here: every object is of one Database.
     fn read(&self, path: &str) -> Answer {
-        let lists = ["services", "pods", "persistentvolumeclaims"];
+        let lists = ["services", "pods", "persistentvolumeclaims", "jobs"];
         if lists.iter().any(|plural| path.ends_with(&format!("/{plural}"))) {
             let children = self.objects.iter().filter(|(of, _)| of.starts_with(&format!("{path}/")));
             return Ok(

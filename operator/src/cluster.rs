@@ -53,6 +53,13 @@ impl Cluster {
         format!("{}-{suffix}", self.spec.name)
     }
 
+    /// Name of the Backup that is taken before the Database is deleted. With the start of the UID, so that one of an
+    /// earlier Database of this name is not taken for it.
+    pub(crate) fn last_backup(&self) -> String {
+        let uid: String = self.spec.uid.chars().take(8).collect();
+        self.child(&format!("last-{uid}"))
+    }
+
     /// Name of a member's pod.
     pub(crate) fn pod(&self, ordinal: Ordinal) -> String {
         format!("{}-{ordinal}", self.spec.name)
@@ -76,6 +83,11 @@ impl Cluster {
             (LABEL_HELPS.to_owned(), self.spec.name.clone()),
             (LABEL_MANAGED_BY.to_owned(), MANAGED_BY.to_owned()),
         ])
+    }
+
+    /// Selector of those pods.
+    pub(crate) fn helper_selector(&self) -> String {
+        format!("{LABEL_HELPS}={}", self.spec.name)
     }
 
     /// Selector of the pods of this Database.

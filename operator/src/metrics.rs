@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::backup::BackupMetrics;
+use crate::backup::{BackupMetrics, DrillMetrics};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
@@ -35,6 +35,7 @@ pub(crate) struct Metrics {
     writes: Family<Write, Counter>,
     leader: Gauge,
     pub(crate) backups: BackupMetrics,
+    pub(crate) drills: DrillMetrics,
 }
 
 impl Metrics {
@@ -61,7 +62,8 @@ impl Metrics {
         );
         registry.register("leader", "1 while this replica leads", leader.clone());
         let backups = BackupMetrics::new(&mut registry);
-        Self { registry: Arc::new(registry), reconciles, failures, duration, writes, leader, backups }
+        let drills = DrillMetrics::new(&mut registry);
+        Self { registry: Arc::new(registry), reconciles, failures, duration, writes, leader, backups, drills }
     }
 
     /// A reconcile ended after `took`, in `failed_step` if it failed.

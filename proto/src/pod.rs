@@ -62,6 +62,10 @@ pub const RESTORE_KEY: &str = "restore.json";
 pub const RESTORE_CREDENTIALS_DIR: &str = "/etc/matriarch/restore-credentials";
 /// A [`crate::wire::backup::RestoreProgress`], written by `agent restore` and shown by the sidecar.
 pub const RESTORE_PROGRESS_FILE: &str = "/var/run/postgresql/restore.json";
+/// Where the last words of a container go, which Kubernetes then shows in the status of its pod.
+pub const TERMINATION_FILE: &str = "/dev/termination-log";
+/// Name of the container that proves a restore.
+pub const DRILL_CONTAINER: &str = "drill";
 /// Name of the init container that restores a backup.
 pub const RESTORE_CONTAINER: &str = "restore";
 

@@ -37,6 +37,7 @@ use proto::{
         http::{Role, State},
     },
 };
+pub(crate) use serving::Counts;
 use serving::Noted;
 use tokio::sync::watch;
 use upkeep::UpkeepTask;
@@ -111,6 +112,11 @@ impl Archive {
     /// For the operator.
     pub(crate) fn status(&self) -> Option<ArchiveStatus> {
         self.status.borrow().clone()
+    }
+
+    /// What happened since this process began.
+    pub(crate) fn counts(&self) -> Counts {
+        self.noted().counts
     }
 
     /// The restore that runs in this pod, or made its data.

@@ -233,6 +233,17 @@ pub(crate) struct Noted {
     pub(crate) newest: Option<Segment>,
     /// The last failure since.
     pub(crate) error: Option<ArchiveFailure>,
+    /// What happened since this process began.
+    pub(crate) counts: Counts,
+}
+
+/// Since this process began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    /// Files that the store took for the server's archiver.
+    pub(crate) archived: u64,
+    /// Attempts that failed.
+    pub(crate) failed: u64,
 }
 
 /// Acknowledged files that are remembered: those read ahead, and a few more.
@@ -248,6 +259,7 @@ impl Noted {
     fn archived(&mut self, name: WalName, ahead: bool) {
         if !ahead {
             self.error = None;
+            self.counts.archived += 1;
             self.last = Some(ArchivedWal { name: name.to_string(), at: Timestamp::now() });
         }
         if let WalName::Segment(segment) = name {
@@ -264,6 +276,7 @@ impl Noted {
     /// The store has not taken it.
     pub(crate) fn failed(&mut self, failure: ArchiveFailure) {
         self.error = Some(failure);
+        self.counts.failed += 1;
     }
 
     /// Another server may write files of the same names now.

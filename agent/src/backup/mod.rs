@@ -24,7 +24,7 @@ use jiff::Timestamp;
 use proto::{
     pod::{POSTGRES_PORT, pod_ordinal},
     wire::{
-        backup::{BackupPhase, BackupState, StartBackup},
+        backup::{ArchiveStatus, BackupPhase, BackupState, StartBackup},
         http::{Role, State},
     },
 };
@@ -36,7 +36,7 @@ use tokio::{
 
 use crate::{
     archive::{
-        Archive,
+        Archive, Counts,
         connection::{Connection, Repository},
         layout::is_backup_name,
     },
@@ -93,6 +93,16 @@ impl Backups {
     /// The one under way, or the last one.
     pub(crate) fn state(&self) -> Option<BackupState> {
         self.state.borrow().clone()
+    }
+
+    /// The archive with that.
+    pub(crate) fn archive_status(&self) -> Option<ArchiveStatus> {
+        self.archive.status().map(|archive| ArchiveStatus { backup: self.state(), ..archive })
+    }
+
+    /// What the archive did since this process began.
+    pub(crate) fn counts(&self) -> Counts {
+        self.archive.counts()
     }
 
     /// The repository, if it can be used.

@@ -15,6 +15,7 @@ use proto::{
     identity::Ordinal,
     wire::{
         chronicle::Topic,
+        http::Role,
         supervisor::{Data, Ended, Order, Report, Server},
     },
 };
@@ -48,7 +49,7 @@ impl Glimpse {
             glimpse.say(Topic::Vote, OWN_PROMISE, what);
         }
         glimpse.of_supervisor(&view.supervisor);
-        glimpse.say(Topic::Role, 0, format!("is {} to clients", summary.role.label()));
+        glimpse.say(Topic::Role, 0, role(summary.role, summary.by_promise));
         if let Some(label) = view.label {
             glimpse.say(Topic::Label, 0, format!("labelled {}", label.label()));
         }
@@ -181,6 +182,11 @@ impl Glimpse {
             self.say(Topic::Supervisor, 1, "was asked to end the container".to_owned());
         }
     }
+}
+
+pub(super) fn role(role: Role, by_promise: bool) -> String {
+    let how = if by_promise { ", by promise of other members: its renewals do not land" } else { "" };
+    format!("is {} to clients{how}", role.label())
 }
 
 fn holder(version: &LeaseVersion, database: &str) -> String {

@@ -11,7 +11,10 @@ use proto::{
     },
     identity::{DataId, Ordinal},
     postgres::{Lsn, Timeline, WalPosition},
-    wire::supervisor::{Ended, Order, Server},
+    wire::{
+        http::Role,
+        supervisor::{Ended, Order, Server},
+    },
 };
 
 use super::*;
@@ -98,6 +101,13 @@ fn votes_are_told_once_each_with_where_the_wal_ends() {
     let mut again = Glimpse::default();
     again.of_votes(&later, &peers);
     assert_eq!(again.news(&glimpse), [], "the same end, read again");
+}
+
+#[test]
+fn who_leads_by_promise_and_no_longer_is_told() {
+    assert_eq!(glimpse::role(Role::Primary, false), "is primary to clients");
+    let by_promise = "is primary to clients, by promise of other members: its renewals do not land";
+    assert_eq!(glimpse::role(Role::Primary, true), by_promise);
 }
 
 #[test]

@@ -183,6 +183,7 @@ impl Driver {
         let view = self.view(boot_clock::now());
         let (memory, answer) = proto::ha::conclude_relay(&self.memory, &view, relay, shown);
         self.memory = memory;
+        self.count_relayed(relay, &answer);
         let epoch = relay.renewal.contents.epoch;
         match &answer {
             Reply::Promised { .. } => tracing::warn!(
@@ -195,6 +196,14 @@ impl Driver {
         }
         // The asker may have given up.
         drop(reply.send(answer));
+    }
+
+    fn count_relayed(&self, relay: &Relay, answer: &Reply) {
+        match answer {
+            Reply::Promised { .. } => self.hands.metrics.promised(),
+            Reply::Shown(version) if relay.renewal.has_landed(version) => self.hands.metrics.relayed(),
+            _ => {}
+        }
     }
 
     fn note_asked(&mut self, member: Ordinal, question: &Question, result: Result<Reply, AskError>) {

@@ -46,6 +46,7 @@ pub(super) fn nothing() -> Summary {
         durable: None,
         failover_blocked: None,
         lease_valid_until: None,
+        by_promise: false,
     }
 }
 
@@ -84,6 +85,8 @@ impl Driver {
             status,
             lease_valid_until: self.summary.lease_valid_until,
             fenced_until: view.report().and_then(|report| report.fence).map(|fence| fence.fast_stop_at),
+            by_promise: self.summary.by_promise,
+            promised_until: self.memory.promise.map(|promise| promise.until),
             writable_at: self.writable_at,
             streamed_at: self.streamed_at,
             lease_seen_at: self.inputs.lease.borrow().answered,

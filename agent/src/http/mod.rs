@@ -25,7 +25,7 @@ use proto::{
 use serde::Deserialize;
 use tokio::sync::watch;
 
-use crate::{boot_clock, metrics::Metrics, peer::client::Peers, published::Published};
+use crate::{backup::Backups, boot_clock, metrics::Metrics, peer::client::Peers, published::Published};
 
 /// What the handlers read.
 #[derive(Clone)]
@@ -34,6 +34,8 @@ pub(crate) struct Shared {
     pub(crate) published: watch::Receiver<Arc<Published>>,
     /// For `GET /metrics`.
     pub(crate) metrics: Arc<Metrics>,
+    /// What `GET /metrics` says of archive and backups.
+    pub(crate) backups: Backups,
     /// For `GET /cluster`.
     pub(crate) peers: Peers,
     /// Name of the Database.
@@ -99,7 +101,8 @@ async fn patroni(State(shared): State<Shared>) -> Response {
 
 async fn metrics(State(shared): State<Shared>) -> Response {
     const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    match shared.metrics.encode(&shared.shown(), boot_clock::now()) {
+    let archive = (shared.backups.archive_status(), shared.backups.counts());
+    match shared.metrics.encode(&shared.shown(), archive, boot_clock::now()) {
         Ok(text) => ([(header::CONTENT_TYPE, OPENMETRICS)], text).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }

@@ -16,6 +16,7 @@ use tower::ServiceExt;
 
 use super::*;
 use crate::{
+    archive::Counts,
     peer::client::peers,
     tls::tests::{Authority, credentials},
 };
@@ -71,7 +72,10 @@ async fn code(name: &str, path: &str) -> u16 {
     let (_rotate, current) = watch::channel(credentials(&Authority::new(), "db-0"));
     let (peers, _task) = peers("db", "prod", current).unwrap();
     let metrics = Arc::new(Metrics::new("db", "prod"));
-    let shared = Shared { published, metrics, peers, database: "db".into(), namespace: "prod".into() };
+    let archive = crate::archive::tests::without_store(published.clone());
+    let (backups, _task) = crate::backup::backups(archive, peers.clone(), "/nonexistent".into());
+    let (database, namespace) = ("db".into(), "prod".into());
+    let shared = Shared { published, metrics, backups, peers, database, namespace };
     let request = Request::get(path).body(Body::empty()).unwrap();
     routes(shared).oneshot(request).await.unwrap().status().as_u16()
 }
@@ -125,16 +129,41 @@ fn metrics_keep_their_names() {
     metrics.took_over(false, 1.5);
     metrics.fences(2);
     metrics.fences(3);
-    let text = metrics.encode(&shown, boot_clock::now()).unwrap();
+    metrics.promised();
+    metrics.relayed();
+    metrics.relayed();
+    shown.promised_until = Some(boot_clock::now() + Duration::from_mins(1));
+    let text = metrics.encode(&shown, (None, Counts::default()), boot_clock::now()).unwrap();
     for line in [
         "database_failover_total{database=\"db\",namespace=\"prod\"} 1\n",
         "database_switchover_total{database=\"db\",namespace=\"prod\"} 0\n",
         "database_failover_duration_seconds_count{database=\"db\",namespace=\"prod\"} 1\n",
         "database_fence_total{database=\"db\",namespace=\"prod\"} 3\n",
+        "database_promise_total{database=\"db\",namespace=\"prod\"} 1\n",
+        "database_relay_total{database=\"db\",namespace=\"prod\"} 2\n",
+        "database_promised{database=\"db\",namespace=\"prod\"} 1\n",
+        "database_led_by_promise{database=\"db\",namespace=\"prod\"} 0\n",
         "database_replication_lag_bytes{database=\"db\",namespace=\"prod\"} 100\n",
         "database_replica{database=\"db\",namespace=\"prod\"} 1\n",
         "database_lease_age_seconds{",
     ] {
         assert!(text.contains(line), "{line} in\n{text}");
     }
+}
+
+/// Who leads by promise does so only while the promises count, and who promised is bound no longer than that.
+#[test]
+fn promises_are_shown_while_they_bind() {
+    let (metrics, now) = (Metrics::new("db", "prod"), boot_clock::now());
+    let says = |shown: &Published, line: &str| {
+        let text = metrics.encode(shown, (None, Counts::default()), now).unwrap();
+        text.contains(&format!("{line}{{database=\"db\",namespace=\"prod\"}} 1\n"))
+    };
+    let leader = |name| Published { by_promise: true, ..situation(name) };
+    assert!(says(&leader("primary"), "database_led_by_promise"));
+    assert!(!says(&leader("primary, lease over"), "database_led_by_promise"));
+    assert!(!says(&situation("primary"), "database_led_by_promise"));
+    let bound = |until| Published { promised_until: Some(until), ..situation("standby") };
+    assert!(says(&bound(now + Duration::from_millis(1)), "database_promised"));
+    assert!(!says(&bound(now), "database_promised"));
 }

@@ -22,13 +22,18 @@ pub(super) fn version(lease: &Lease, database_uid: &str) -> LeaseVersion {
     let spec = lease.spec.as_ref();
     let number = |value: Option<i32>| value.and_then(|value| u32::try_from(value).ok()).unwrap_or_default();
     let seconds = spec.and_then(|spec| spec.lease_duration_seconds).unwrap_or_default();
+    let stated = Epoch(number(spec.and_then(|spec| spec.lease_transitions)));
+    let recorded = recorded(lease, database_uid);
     LeaseVersion {
         resource_version: ResourceVersion(lease.metadata.resource_version.clone().unwrap_or_default()),
         holder: holder(spec.and_then(|spec| spec.holder_identity.as_deref())),
-        epoch: Epoch(number(spec.and_then(|spec| spec.lease_transitions))),
+        epoch: match &recorded {
+            Recorded::Document(document) => document.epoch(stated),
+            Recorded::NeverInitialised | Recorded::Unreadable(_) => stated,
+        },
         write_id: spec.and_then(|spec| spec.renew_time.as_ref()).map(|time| WriteId(time.0.as_microsecond())),
         duration: patience(seconds),
-        recorded: recorded(lease, database_uid),
+        recorded,
     }
 }
 

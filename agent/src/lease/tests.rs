@@ -124,6 +124,22 @@ impl Server {
         self.client_under(&Sky::default())
     }
 
+    /// A client of an API server with a Lease `db` in each of these namespaces.
+    fn client_of_all(namespaces: &[(&'static str, Self)]) -> Client {
+        let all = namespaces.to_vec();
+        let service = tower::service_fn(move |request: HttpRequest<Body>| {
+            let of = |namespace| format!("/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/db");
+            let found = all.iter().find(|(namespace, _)| of(namespace) == request.uri().path()).cloned();
+            async move {
+                Ok::<_, Infallible>(match found {
+                    Some((_, server)) => server.answer(request).await,
+                    None => status(404),
+                })
+            }
+        });
+        Client::new(service, "default")
+    }
+
     /// A client whose requests go through this weather.
     pub(super) fn client_under(&self, sky: &Sky) -> Client {
         let (server, sky) = (self.clone(), sky.clone());
@@ -246,7 +262,12 @@ impl Bench {
     }
 
     async fn with(server: Server) -> Self {
-        let calls = LeaseCalls::new(server.client(), "prod", "db");
+        let client = server.client();
+        Self::calling(server, client, "prod").await
+    }
+
+    async fn calling(server: Server, client: Client, namespace: &str) -> Self {
+        let calls = LeaseCalls::new(client, namespace, "db");
         let pace = Pace { poll_every: Duration::from_mins(10), try_for: Duration::from_millis(300) };
         let (requests, state, task) = lease(calls, UID, pace);
         tokio::spawn(task.run());
@@ -312,6 +333,24 @@ async fn a_write_replaces_everything_but_what_the_operator_owns() {
     let lease = bench.server.store().lease.clone().unwrap();
     assert_eq!(lease["metadata"]["labels"]["keep"], "me");
     assert!(lease["metadata"]["annotations"].get("db.example.com/never-initialised").is_none());
+}
+
+/// Two Databases of one name in two namespaces.
+#[tokio::test]
+async fn a_lease_of_the_same_name_elsewhere_is_another() {
+    let (ours, theirs) = (Server::born(), Server::born());
+    let client = Server::client_of_all(&[("prod", ours.clone()), ("staging", theirs.clone())]);
+    let mut bench = Bench::calling(ours.clone(), client.clone(), "prod").await;
+    assert_eq!(bench.claim().await.outcome, Outcome::Landed);
+    assert_eq!((ours.version(), theirs.version()), (2, 1));
+    let mut twin = Bench::calling(theirs.clone(), client, "staging").await;
+    assert_eq!(
+        twin.seen().version.recorded,
+        Recorded::NeverInitialised,
+        "what happened to ours is nothing to it"
+    );
+    assert_eq!(twin.claim().await.outcome, Outcome::Landed);
+    assert_eq!((ours.version(), theirs.version()), (2, 2));
 }
 
 #[tokio::test]
@@ -503,4 +542,17 @@ async fn fields_edited_to_nonsense_are_read_so_that_nobody_leads_too_soon() {
     assert_eq!(version.holder, HolderField::Nonsense("not a holder".to_owned()), "somebody: it must expire");
     assert_eq!((version.epoch, version.write_id), (Epoch(0), None));
     assert_eq!(version.duration, Duration::from_secs(30), "no profile has 1 s: the longest is waited for");
+}
+
+/// Counting on from it, no claim could ever be written again.
+#[tokio::test]
+async fn an_epoch_far_above_what_was_opened_counts_as_none() {
+    for (stated, read) in [(3, 3), (i32::MAX, 0)] {
+        let server = Server::born();
+        server.write_as_holder(&contents(WriteId(1)));
+        let mut lease = server.store().lease.clone().unwrap();
+        lease["spec"]["leaseTransitions"] = json!(stated);
+        server.put(lease);
+        assert_eq!(Bench::with(server).await.seen().version.epoch, Epoch(read));
+    }
 }

@@ -12,7 +12,6 @@ use proto::{
     ha::question::{Question, Refused as RefusedQuestion, Reply},
     pod::RUN_DIR,
     wire::{
-        backup::ArchiveStatus,
         chronicle::{Chronicle as Told, TIMELINE_PATH},
         peer::{
             Accepted, QUESTION_PATH, Refused, STATUS_PATH, SWITCH_WAL_PATH, SWITCHOVER_PATH, Status,
@@ -106,8 +105,7 @@ async fn question(State(shared): State<Shared>, Json(question): Json<Question>) 
 
 async fn status(State(shared): State<Shared>) -> Json<Status> {
     let status = shared.published.borrow().status.clone();
-    let archive = shared.archive.status();
-    let archive = archive.map(|archive| ArchiveStatus { backup: shared.backups.state(), ..archive });
+    let archive = shared.backups.archive_status();
     Json(Status { archive, restore: shared.archive.restore(), ..status })
 }
 

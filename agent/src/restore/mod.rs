@@ -12,18 +12,25 @@
 //! | [`fetching`] | WAL for the recovering server |
 //! | [`mod@recover`] | the recovering server |
 //! | [`progress`] | how far it is |
+//! | [`drill`] | `agent drill`: the same into a volume that is thrown away, to prove that it works |
+//! | [`check`] | reads everything that a recovered server holds |
 
+mod check;
 mod choose;
+pub(crate) mod drill;
 mod fetching;
 mod progress;
 mod read;
 mod recover;
 mod unpack;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::Context;
-use choose::Plan;
+use choose::{Plan, Unreachable};
 use clap::Args;
 use fetching::Fetching;
 use progress::Progress;
@@ -35,19 +42,29 @@ use proto::{
         supervisor::Data,
     },
 };
-use recover::Recovery;
-use tokio::signal::unix::{SignalKind, signal};
+use recover::{Purpose, Recovered, Recovery};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::sleep,
+};
 
 use crate::{
     archive::{
         connection::Repository,
         destination::{self, Credentials},
+        layout::Root,
+        store::Store,
     },
     supervisor::{
         Layout,
         durable::{self, HaState},
     },
 };
+
+/// Times that a missing file is looked for again.
+const HOLE_LOOKS: u32 = 3;
+/// Between two looks: an upload takes seconds.
+const HOLE_PAUSE: Duration = Duration::from_secs(10);
 
 /// Options of `agent restore`.
 #[derive(Args, Clone, Debug)]
@@ -62,6 +79,14 @@ pub(crate) struct RestoreArguments {
     layout: Layout,
 }
 
+impl RestoreArguments {
+    async fn read(&self) -> anyhow::Result<RestoreConfig> {
+        let path = self.config.display();
+        let text = tokio::fs::read(&self.config).await.with_context(|| format!("reading {path}"))?;
+        serde_json::from_slice(&text).with_context(|| format!("parsing {path}"))
+    }
+}
+
 /// Restores, unless there is nothing to do.
 pub(crate) async fn run(arguments: RestoreArguments) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("installing the handler of SIGTERM")?;
@@ -74,11 +99,7 @@ pub(crate) async fn run(arguments: RestoreArguments) -> anyhow::Result<()> {
 
 async fn restore_if_empty(arguments: &RestoreArguments) -> anyhow::Result<()> {
     let layout = &arguments.layout;
-    let text = tokio::fs::read(&arguments.config)
-        .await
-        .with_context(|| format!("reading {}", arguments.config.display()))?;
-    let config: RestoreConfig =
-        serde_json::from_slice(&text).with_context(|| format!("parsing {}", arguments.config.display()))?;
+    let config = arguments.read().await?;
     if let Some(reason) = nothing_to_do(&config, std::env::var(ENV_POD_NAME).ok().as_deref()) {
         tracing::info!(reason, "nothing is restored");
         return Ok(());
@@ -117,12 +138,23 @@ async fn restore(
     progress: &Progress,
 ) -> anyhow::Result<()> {
     let layout = &arguments.layout;
+    Box::pin(rebuild(arguments, config, progress, Purpose::Use)).await?;
+    durable::swap_in(layout, &HaState::of_new_data(Epoch::default())).context("putting the data in place")
+}
+
+/// Builds what the configuration says beside PGDATA.
+async fn rebuild(
+    arguments: &RestoreArguments,
+    config: &RestoreConfig,
+    progress: &Progress,
+    purpose: Purpose,
+) -> anyhow::Result<Recovered> {
+    let layout = &arguments.layout;
     progress.note(|progress| progress.phase = RestorePhase::Choosing);
     let credentials = Credentials::read(&arguments.credentials)?;
     let (store, prefix) = destination::open(&config.source, &credentials)?;
     let root = read::root(&store, &prefix, config).await.context("finding the repository")?;
-    let known = read::known(&store, &root).await.context("reading the repository")?;
-    let plan = known.plan(&config.target, config.backup.as_deref())?;
+    let plan = plan(&store, &root, config).await?;
     tracing::info!(
         repository = root.relative(),
         backup = plan.backup.summary.name,
@@ -138,8 +170,26 @@ async fn restore(
     let incoming = durable::clear_incoming(layout)?;
     let on_bytes = |bytes| progress.note(|progress| progress.bytes_done += bytes);
     unpack::unpack(&store, &root, &plan.backup, &incoming, on_bytes).await?;
-    recover(layout, &incoming, Repository { store, root }, plan, progress).await?;
-    durable::swap_in(layout, &HaState::of_new_data(Epoch::default())).context("putting the data in place")
+    let repository = Repository { store, root };
+    let recovered = recover(layout, &incoming, repository, plan, progress, purpose).await?;
+    progress.note(|progress| progress.timeline = Some(recovered.timeline));
+    Ok(recovered)
+}
+
+/// Chooses. A source that is at work sends several files at once, and a later one may be there first: what is missing
+/// is looked for again before it counts as a hole.
+async fn plan(store: &Store, root: &Root, config: &RestoreConfig) -> anyhow::Result<Plan> {
+    let mut looks = 1..=HOLE_LOOKS;
+    loop {
+        let known = read::known(store, root).await.context("reading the repository")?;
+        match (known.plan(&config.target, config.backup.as_deref()), looks.next()) {
+            (Err(hole @ Unreachable::Hole { .. }), Some(_)) => {
+                tracing::warn!(%hole, "looking again");
+                sleep(HOLE_PAUSE).await;
+            }
+            (planned, _) => return Ok(planned?),
+        }
+    }
 }
 
 async fn recover(
@@ -148,20 +198,19 @@ async fn recover(
     repository: Repository,
     plan: Plan,
     progress: &Progress,
-) -> anyhow::Result<()> {
+    purpose: Purpose,
+) -> anyhow::Result<Recovered> {
     progress.note(|progress| progress.phase = RestorePhase::Recovering);
     let wal_socket = layout.run_dir.join("restore.sock");
     let serving = Fetching::new(repository, plan.clone(), progress.clone());
-    let recovery = Recovery { layout, data: incoming, wal_socket: &wal_socket, plan: &plan };
-    let timeline = tokio::select! {
+    let recovery = Recovery { layout, data: incoming, wal_socket: &wal_socket, plan: &plan, purpose };
+    tokio::select! {
         served = serving.serve(&wal_socket) => {
             served.with_context(|| format!("handing out WAL on {}", wal_socket.display()))?;
             anyhow::bail!("handing out WAL ended");
         }
-        recovered = recovery.run() => recovered.context("recovering")?,
-    };
-    progress.note(|progress| progress.timeline = Some(timeline));
-    Ok(())
+        recovered = recovery.run() => recovered.context("recovering"),
+    }
 }
 
 fn file_name(path: &str) -> &str {

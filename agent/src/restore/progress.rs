@@ -37,6 +37,11 @@ impl Progress {
         Self { path, shared: Arc::new(Mutex::new((progress, None))) }
     }
 
+    /// As it is.
+    pub(crate) fn now(&self) -> RestoreProgress {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner).0.clone()
+    }
+
     /// Changes it. A file that cannot be written is nothing to end a restore for.
     pub(crate) fn note(&self, change: impl FnOnce(&mut RestoreProgress)) {
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);

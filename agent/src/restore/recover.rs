@@ -12,7 +12,11 @@ use std::{
     time::Duration,
 };
 
-use proto::postgres::Timeline;
+use jiff::Timestamp;
+use proto::{
+    postgres::{Lsn, Timeline},
+    wire::drill::Proof,
+};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
@@ -21,7 +25,10 @@ use tokio::{
 };
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage, config::SslMode};
 
-use super::choose::Plan;
+use super::{
+    check::{CheckError, check},
+    choose::Plan,
+};
 use crate::supervisor::{
     Layout,
     control::{Control, InvalidControl},
@@ -80,6 +87,9 @@ pub(crate) enum RecoverError {
     /// It answers something odd.
     #[error("the recovered server answered {0:?}")]
     Odd(String),
+    /// What was recovered is not sound.
+    #[error("the restored data did not pass the checks")]
+    Check(#[from] CheckError),
     /// Recovery ended early although all WAL is there.
     #[error("recovery ended at {reached}, but the archive goes on to {end}")]
     Short {
@@ -98,11 +108,30 @@ pub(crate) struct Recovery<'a> {
     /// Where WAL is handed out.
     pub(crate) wal_socket: &'a Path,
     pub(crate) plan: &'a Plan,
+    pub(crate) purpose: Purpose,
+}
+
+/// What for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// To be served.
+    Use,
+    /// To see whether it could be: everything is read, and nothing kept.
+    Proof,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(crate) struct Recovered {
+    /// On which the server ended.
+    pub(crate) timeline: Timeline,
+    /// With [`Purpose::Proof`].
+    pub(crate) proof: Option<Proof>,
 }
 
 impl Recovery<'_> {
-    /// Runs it. Returns the timeline on which the server ended.
-    pub(crate) async fn run(&self) -> Result<Timeline, RecoverError> {
+    /// Runs it.
+    pub(crate) async fn run(&self) -> Result<Recovered, RecoverError> {
         let place = self.prepare()?;
         self.program("pg_verifybackup", &["--no-parse-wal", "--skip-checksums", "--quiet"]).await?;
         let control = Control::parse(&self.program("pg_controldata", &[]).await?)?;
@@ -117,7 +146,7 @@ impl Recovery<'_> {
             recovered = self.until_promoted(&place) => recovered,
         };
         let stopped = match recovered {
-            Ok(timeline) => stop(&mut server, &said).await.map(|()| timeline),
+            Ok(recovered) => stop(&mut server, &said).await.map(|()| recovered),
             // Dropping it kills it.
             Err(error) => Err(error),
         };
@@ -125,9 +154,11 @@ impl Recovery<'_> {
         if let Some(log) = log {
             log.abort();
         }
-        let timeline = stopped?;
-        self.initdb_sync().await?;
-        Ok(timeline)
+        let recovered = stopped?;
+        if self.purpose == Purpose::Use {
+            self.initdb_sync().await?;
+        }
+        Ok(recovered)
     }
 
     /// A place for socket and configuration that nobody else looks into.
@@ -183,6 +214,8 @@ impl Recovery<'_> {
             ("archive_mode", "off".to_owned()),
             ("wal_level", "replica".to_owned()),
             ("hot_standby", "on".to_owned()),
+            // Its subscriptions are the source's: they must not take what is meant for those.
+            ("max_logical_replication_workers", "0".to_owned()),
             ("autovacuum", "off".to_owned()),
             ("fsync", "off".to_owned()),
             ("ssl", "off".to_owned()),
@@ -201,7 +234,7 @@ impl Recovery<'_> {
     }
 
     /// Looks until it is promoted, then at what it came to.
-    async fn until_promoted(&self, place: &Path) -> Result<Timeline, RecoverError> {
+    async fn until_promoted(&self, place: &Path) -> Result<Recovered, RecoverError> {
         let client = loop {
             match timeout(CALL_TIMEOUT, look(place, self.layout.port)).await {
                 Ok(Ok((client, false))) => break client,
@@ -221,7 +254,26 @@ impl Recovery<'_> {
         let timeline = query(&client, "SELECT timeline_id FROM pg_control_checkpoint()").await?;
         let number = timeline.parse().ok().and_then(Timeline::new);
         tracing::info!(timeline, reached, "recovery has reached its target");
-        number.ok_or(RecoverError::Odd(timeline))
+        let timeline = number.ok_or(RecoverError::Odd(timeline))?;
+        let proof = match self.purpose {
+            Purpose::Use => None,
+            Purpose::Proof => Some(self.prove(place, &client, reached.parse().ok()).await?),
+        };
+        Ok(Recovered { timeline, proof })
+    }
+
+    async fn prove(
+        &self,
+        place: &Path,
+        client: &Client,
+        reached: Option<Lsn>,
+    ) -> Result<Proof, RecoverError> {
+        let last =
+            "SELECT pg_catalog.floor(extract(epoch FROM pg_catalog.pg_last_xact_replay_timestamp()))::bigint";
+        let last = query(client, last).await?.parse().ok();
+        let checked = Box::pin(check(place, self.layout.port, &self.programs())).await?;
+        let last_commit = last.and_then(|second| Timestamp::from_second(second).ok());
+        Ok(Proof { reached, last_commit, ..checked })
     }
 
     fn programs(&self) -> Programs {
@@ -286,15 +338,25 @@ async fn follow(stderr: ChildStderr, said: Arc<Mutex<Vec<String>>>) {
     }
 }
 
-/// A session, and whether the server is still in recovery.
-async fn look(place: &Path, port: u16) -> Result<(Client, bool), tokio_postgres::Error> {
+/// A session of the superuser.
+pub(super) async fn connect(
+    place: &Path,
+    port: u16,
+    database: &str,
+) -> Result<Client, tokio_postgres::Error> {
     let mut config = tokio_postgres::Config::new();
-    config.host_path(place).port(port).user("postgres").dbname("postgres").ssl_mode(SslMode::Disable);
+    config.host_path(place).port(port).user("postgres").dbname(database).ssl_mode(SslMode::Disable);
     let (client, connection) = config.connect(NoTls).await?;
     tokio::spawn(async move {
         // It ends with the client; what breaks it shows there too.
         let _ended = connection.await;
     });
+    Ok(client)
+}
+
+/// A session, and whether the server is still in recovery.
+async fn look(place: &Path, port: u16) -> Result<(Client, bool), tokio_postgres::Error> {
+    let client = connect(place, port, "postgres").await?;
     let rows = client.simple_query("SELECT pg_is_in_recovery()").await?;
     Ok((client, first(&rows).as_deref() != Some("f")))
 }
@@ -305,7 +367,7 @@ async fn query(client: &Client, statement: &str) -> Result<String, RecoverError>
     Ok(first(&rows).unwrap_or_default())
 }
 
-fn first(rows: &[SimpleQueryMessage]) -> Option<String> {
+pub(super) fn first(rows: &[SimpleQueryMessage]) -> Option<String> {
     rows.iter().find_map(|row| match row {
         SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
         _ => None,

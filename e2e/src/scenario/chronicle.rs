@@ -1,23 +1,16 @@
 //! What the members say that they saw and did, on the test's own clock.
 
-use std::{
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use proto::{
-    pod::PEER_PORT,
-    wire::chronicle::{Chronicle, TIMELINE_PATH, Topic},
-};
+use anyhow::Result;
+use proto::wire::chronicle::{Chronicle, TIMELINE_PATH, Topic};
 
 use super::{
     database::{Database, Identity, Pod},
+    peer::Peer,
     wait,
 };
 
-/// It is answered from memory.
-const REQUEST_LIMIT: Duration = Duration::from_secs(5);
 /// On a machine so busy that it may take several attempts.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -47,15 +40,7 @@ pub async fn told(database: &Database) -> Result<Vec<Happened>> {
 }
 
 async fn ask(database: &Database, identity: &Identity, pod: &Pod) -> Result<Vec<Happened>> {
-    let host = format!("{}.{}-headless.{}.svc", pod.name, database.name, database.namespace);
-    let address = SocketAddr::new(pod.address.context("the pod has no address")?, PEER_PORT);
-    let client = reqwest::Client::builder()
-        .timeout(REQUEST_LIMIT)
-        .resolve(&host, address)
-        .tls_certs_only([reqwest::Certificate::from_pem(identity.authority.as_bytes())?])
-        .identity(reqwest::Identity::from_pem(identity.certificate_and_key.as_bytes())?)
-        .build()?;
-    let answer = client.get(format!("https://{host}:{PEER_PORT}{TIMELINE_PATH}")).send().await?;
+    let answer = Peer::of(database, identity, pod)?.get(TIMELINE_PATH).send().await?;
     let chronicle: Chronicle = answer.error_for_status()?.json().await?;
     let received = Instant::now();
     let happened = chronicle.moments.into_iter().filter_map(|moment| {

@@ -9,6 +9,7 @@
 //! | [`fault`] | whatever leads just now breaks |
 //! | [`trouble`] | what may go wrong, and its end |
 //! | [`ordeal`] | one or two of them at a time |
+//! | [`peer`] | the port of a pod that wants a certificate |
 //! | [`switchover`] | asking for another primary |
 //! | [`session`] | a connection that tells an acknowledged commit from one that was only finished |
 //! | [`writer`] | an application that writes through `-rw` and remembers what was acknowledged |
@@ -31,6 +32,7 @@ pub mod intruder;
 pub mod kubectl;
 pub mod load;
 pub mod ordeal;
+pub mod peer;
 pub mod session;
 pub mod stage;
 pub mod switchover;

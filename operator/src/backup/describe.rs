@@ -133,7 +133,7 @@ fn remaining(state: &BackupState, now: Timestamp) -> Option<String> {
 }
 
 /// `1h4m`, `4m12s` or `12s`.
-pub(super) fn rounded(duration: SignedDuration) -> String {
+pub(crate) fn rounded(duration: SignedDuration) -> String {
     let seconds = duration.as_secs().max(0);
     match (seconds / 3_600, seconds / 60 % 60, seconds % 60) {
         (0, 0, seconds) => format!("{seconds}s"),

@@ -1,6 +1,6 @@
 //! Backups of each Database for monitoring. Ages are left to whoever asks: a point in time needs no refreshing.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge},
@@ -9,22 +9,25 @@ use prometheus_client::{
 use proto::wire::backup::ArchiveStatus;
 
 use super::RepositoryFacts;
+use crate::cluster::Cluster;
 
 /// Which Database.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Of {
+pub(super) struct Of {
     namespace: String,
     database: String,
 }
 
 /// Which Database, and how a backup of it ended.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Ended {
+pub(super) struct Ended {
     namespace: String,
     database: String,
     result: &'static str,
 }
 
+/// The control plane begins a backup by its own clock, and the instance's may be behind that.
+const CLOCKS_DIFFER: SignedDuration = SignedDuration::from_mins(1);
 /// The results there are.
 const RESULTS: [&str; 2] = ["completed", "failed"];
 
@@ -33,6 +36,7 @@ const RESULTS: [&str; 2] = ["completed", "failed"];
 pub(crate) struct BackupMetrics {
     ended: Family<Ended, Counter>,
     last: Family<Of, Gauge>,
+    due: Family<Of, Gauge>,
     size: Family<Of, Gauge>,
     stored: Family<Of, Gauge>,
     repository_readable: Family<Of, Gauge>,
@@ -48,6 +52,12 @@ impl BackupMetrics {
         registry.register("backups", "Backups that ended, by result", metrics.ended.clone());
         let gauges = [
             ("last_backup_timestamp", "End of the newest good backup", Some(Unit::Seconds), &metrics.last),
+            (
+                "backup_due_timestamp",
+                "When the next good backup was to begin by schedule",
+                Some(Unit::Seconds),
+                &metrics.due,
+            ),
             ("last_backup_size", "Size of the data in it", Some(Unit::Bytes), &metrics.size),
             ("last_backup_stored", "Size of it in the store", Some(Unit::Bytes), &metrics.stored),
             (
@@ -85,9 +95,13 @@ impl BackupMetrics {
         self.ended.get_or_create(&ended(namespace, database, result)).inc();
     }
 
-    /// A look into the repository.
-    pub(crate) fn looked(&self, namespace: &str, database: &str, facts: &RepositoryFacts) {
+    /// A look into the repository; without any backup nothing could be restored since `bare`.
+    pub(crate) fn looked(&self, cluster: &Cluster, facts: &RepositoryFacts, bare: Timestamp) {
+        let (namespace, database) = (cluster.namespace(), cluster.name());
         let of = of(namespace, database);
+        if let Some(due) = due(cluster, facts, bare) {
+            self.due.get_or_create(&of).set(due.as_second());
+        }
         self.repository_readable.get_or_create(&of).set(i64::from(facts.error.is_none()));
         if let Some(newest) = facts.newest() {
             self.last.get_or_create(&of).set(newest.stopped_at.as_second());
@@ -117,6 +131,7 @@ impl BackupMetrics {
         let of = of(namespace, database);
         let gauges = [
             &self.last,
+            &self.due,
             &self.size,
             &self.stored,
             &self.repository_readable,
@@ -133,14 +148,84 @@ impl BackupMetrics {
     }
 }
 
-fn of(namespace: &str, database: &str) -> Of {
+/// The first time of the schedule after the newest good backup, so that an alert needs not know how rare backups are
+/// meant to be. The first backup is due at once.
+fn due(cluster: &Cluster, facts: &RepositoryFacts, bare: Timestamp) -> Option<Timestamp> {
+    let schedule = &cluster.spec.backup.as_ref()?.schedule;
+    match (facts.newest(), &facts.seen) {
+        (Some(newest), _) => schedule.next_after(newest.started_at + CLOCKS_DIFFER),
+        (None, Some(_)) => Some(bare),
+        (None, None) => None,
+    }
+}
+
+pub(super) fn of(namespace: &str, database: &str) -> Of {
     Of { namespace: namespace.to_owned(), database: database.to_owned() }
 }
 
-fn ended(namespace: &str, database: &str, result: &'static str) -> Ended {
+pub(super) fn ended(namespace: &str, database: &str, result: &'static str) -> Ended {
     Ended { namespace: namespace.to_owned(), database: database.to_owned(), result }
 }
 
 fn amount(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::{
+        postgres::{Lsn, Timeline, WalPosition},
+        wire::backup::{BackupKind, BackupSummary, Repository},
+    };
+    use serde_json::json;
+
+    use super::*;
+    use crate::fixtures;
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    fn holding(backups: &[(&str, Option<&str>)]) -> RepositoryFacts {
+        let position = WalPosition { timeline: Timeline::FIRST, lsn: Lsn(0) };
+        let summary = |(started, damage): &(&str, Option<&str>)| BackupSummary {
+            name: "b".to_owned(),
+            kind: BackupKind::Full,
+            started_at: at(started),
+            stopped_at: at(started),
+            start: position,
+            stop: position,
+            size_bytes: 0,
+            stored_bytes: 0,
+            server_version: 160_003,
+            pod: "orders-db-1".to_owned(),
+            from_standby: true,
+            damage: damage.map(str::to_owned),
+        };
+        let seen = Repository {
+            path: String::new(),
+            backups: backups.iter().map(summary).collect(),
+            earliest_restorable: None,
+            latest_restorable: None,
+        };
+        RepositoryFacts { seen: Some(seen), error: None }
+    }
+
+    #[test]
+    fn a_backup_is_due_by_its_own_schedule() {
+        let bare = at("2026-03-01T12:00:00Z");
+        let due = |schedule: &str, backups: &[(&str, Option<&str>)]| {
+            let backup = json!({"destination": "s3://b/f", "schedule": schedule});
+            due(&fixtures::cluster_with(&json!({"backup": backup})), &holding(backups), bare)
+        };
+        let monday = ("2026-03-02T03:00:04Z", None);
+        assert_eq!(due("0 3 * * *", &[monday]), Some(at("2026-03-03T03:00:00Z")));
+        assert_eq!(due("0 3 * * 1", &[monday]), Some(at("2026-03-09T03:00:00Z")));
+        // By hand, and by a clock that is behind.
+        assert_eq!(due("0 3 * * *", &[("2026-03-02T12:00:00Z", None)]), Some(at("2026-03-03T03:00:00Z")));
+        assert_eq!(due("0 3 * * *", &[("2026-03-02T02:59:58Z", None)]), Some(at("2026-03-03T03:00:00Z")));
+        let damaged = ("2026-03-03T03:00:04Z", Some("page 7"));
+        assert_eq!(due("0 3 * * *", &[monday, damaged]), Some(at("2026-03-03T03:00:00Z")));
+        assert_eq!(due("0 3 * * *", &[]), Some(bare));
+    }
 }

@@ -8,9 +8,11 @@
 //! | [`upkeep`] | one `Database`: looks into its repository, asks for retention, for the first backup |
 //! | [`repositories`] | what was seen there last, for the Database's status |
 //! | [`metrics`] | the same for monitoring |
+//! | [`drills`] | restore drills for monitoring |
 //! | [`mod@run`] | wires watches to both |
 
 mod describe;
+mod drills;
 mod metrics;
 mod plan;
 mod reconcile;
@@ -19,6 +21,9 @@ mod run;
 mod scene;
 mod upkeep;
 
+pub(crate) use describe::rounded;
+pub(crate) use drills::DrillMetrics;
 pub(crate) use metrics::BackupMetrics;
 pub(crate) use repositories::{Repositories, RepositoryFacts};
 pub(crate) use run::run;
+pub(crate) use upkeep::ask_for;

@@ -12,7 +12,7 @@ use kube::{
 use proto::{
     api::{
         backup::{Backup, BackupPhase, BackupStatus},
-        database::Database,
+        database::{Database, DeletionPolicy},
     },
     pod::LABEL_DATABASE,
     wire::backup::{BackupKind, StartBackup},
@@ -134,7 +134,7 @@ async fn observe(context: &Context, backup: &Backup) -> Result<Observed, BackupE
     let namespace = backup.namespace().unwrap_or_default();
     let api: Api<Database> = Api::namespaced(context.client.clone(), &namespace);
     let database = within(api.get_opt(&backup.spec.database)).await.map_err(BackupError::Read)?;
-    let cluster = match takes_backups(&backup.spec.database, database.as_ref()) {
+    let cluster = match takes_backup(backup, database.as_ref()) {
         Ok(cluster) => {
             let scene = Box::pin(Scene::look(context, &cluster, now)).await.map_err(BackupError::Scene)?;
             Ok((cluster, scene))
@@ -148,18 +148,26 @@ async fn observe(context: &Context, backup: &Backup) -> Result<Observed, BackupE
     Ok(Observed { now, database, cluster, answer })
 }
 
-/// The Database, or why it takes no backups.
-fn takes_backups(name: &str, database: Option<&Database>) -> Result<Cluster, String> {
+/// The Database, or why it does not take this backup.
+fn takes_backup(backup: &Backup, database: Option<&Database>) -> Result<Cluster, String> {
+    let name = &backup.spec.database;
     let database = database.ok_or_else(|| format!("there is no Database {name} in this namespace"))?;
-    if database.metadata.deletion_timestamp.is_some() {
+    let cluster = Cluster::parse(database).map_err(|error| chain(&error))?;
+    if database.metadata.deletion_timestamp.is_some() && !outlasts(backup, &cluster) {
         return Err(format!("Database {name} is being deleted"));
     }
-    let cluster = Cluster::parse(database).map_err(|error| chain(&error))?;
     match &cluster.spec.backup {
         None => Err(format!("Database {name} has no spec.backup, which says where backups go")),
         Some(backup) if !backup.enabled => Err(format!("Database {name} has spec.backup.enabled: false")),
         Some(_) => Ok(cluster),
     }
+}
+
+/// Whether it goes on although the Database is being deleted: the last backup, and one that runs before that, since
+/// the instance would not begin another meanwhile.
+fn outlasts(backup: &Backup, cluster: &Cluster) -> bool {
+    let awaited = cluster.spec.deletion_policy == DeletionPolicy::DeleteAfterBackup;
+    backup.name_any() == cluster.last_backup() || awaited && phase(backup) == BackupPhase::Running
 }
 
 async fn answer(
@@ -341,15 +349,31 @@ mod tests {
 
     #[test]
     fn a_database_without_backups_says_what_is_missing() {
-        let refusal = |backup: Value| {
-            let database = crate::fixtures::database(&backup);
-            takes_backups("orders-db", Some(&database)).err()
+        let asked = backup("asked", 1, "Pending");
+        let refusal = |spec: Value| {
+            let database = crate::fixtures::database(&spec);
+            takes_backup(&asked, Some(&database)).err()
         };
         let store = json!({"destination": "s3://bucket/folder"});
         assert_eq!(refusal(json!({"backup": store})), None);
         assert!(refusal(json!({})).unwrap().contains("has no spec.backup"));
         let off = json!({"backup": {"destination": "s3://bucket/folder", "enabled": false}});
         assert!(refusal(off).unwrap().contains("enabled: false"));
-        assert!(takes_backups("orders-db", None).unwrap_err().contains("no Database orders-db"));
+        assert!(takes_backup(&asked, None).unwrap_err().contains("no Database orders-db"));
+    }
+
+    #[test]
+    fn a_database_that_is_deleted_takes_its_last_backup_only() {
+        let takes = |policy: &str, name, phase| {
+            let spec = json!({"backup": {"destination": "s3://b/f"}, "deletionPolicy": policy});
+            let mut stored = crate::fixtures::stored_database(&spec);
+            stored["metadata"]["deletionTimestamp"] = json!("2026-03-01T00:00:00Z");
+            takes_backup(&backup(name, 1, phase), Some(&serde_json::from_value(stored).unwrap())).is_ok()
+        };
+        assert!(takes("DeleteAfterBackup", "orders-db-last-4bd1", "Pending"));
+        assert!(!takes("DeleteAfterBackup", "orders-db-last-0001", "Pending"));
+        assert!(takes("DeleteAfterBackup", "nightly", "Running"), "the last one waits for it");
+        assert!(!takes("DeleteAfterBackup", "nightly", "Pending"));
+        assert!(!takes("Retain", "nightly", "Running"));
     }
 }

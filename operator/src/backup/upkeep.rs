@@ -15,6 +15,7 @@ use proto::{
     api::{
         backup::{Backup, BackupPhase, BackupSpec},
         database::Database,
+        status::RESTORABLE,
     },
     wire::backup::{Repository, Retention},
 };
@@ -84,7 +85,9 @@ fn forget(context: &Context, database: &Database) {
 async fn look_after(context: &Context, database: &Database, cluster: &Cluster) -> Result<(), UpkeepError> {
     let now = Timestamp::now();
     let scene = Box::pin(Scene::look(context, cluster, now)).await.map_err(UpkeepError::Scene)?;
-    let Some(repository) = Box::pin(look(context, cluster, &scene, now)).await else { return Ok(()) };
+    let Some(repository) = Box::pin(look(context, database, cluster, &scene, now)).await else {
+        return Ok(());
+    };
     let api: Api<Backup> = Api::namespaced(context.client.clone(), cluster.namespace());
     let backups = backups_of(&api, cluster).await?;
     if wants_first(&repository, &backups) {
@@ -99,16 +102,29 @@ async fn look_after(context: &Context, database: &Database, cluster: &Cluster) -
 
 /// Looks into the repository and remembers what is there. `None` if nobody could be asked, or the store does not
 /// answer.
-async fn look(context: &Context, cluster: &Cluster, scene: &Scene, now: Timestamp) -> Option<Repository> {
+async fn look(
+    context: &Context,
+    database: &Database,
+    cluster: &Cluster,
+    scene: &Scene,
+    now: Timestamp,
+) -> Option<Repository> {
     let target = scene.target(cluster, now)?;
     let member = scene.address(scene.primary()?);
     let look = context.agents.repository(target, member).await.map_err(|error| chain(&error));
     let seen = look.as_ref().ok().cloned();
     context.repositories.enter(cluster.namespace(), cluster.name(), look);
     if let Some(facts) = context.repositories.of(cluster.namespace(), cluster.name()) {
-        context.metrics.backups.looked(cluster.namespace(), cluster.name(), &facts);
+        context.metrics.backups.looked(cluster, &facts, bare_since(database, now));
     }
     seen
+}
+
+/// Since when the status says that nothing can be restored.
+fn bare_since(database: &Database, now: Timestamp) -> Timestamp {
+    let conditions = database.status.iter().flat_map(|status| &status.conditions);
+    let mut restorable = conditions.filter(|condition| condition.type_ == RESTORABLE);
+    restorable.next().map_or(now, |condition| condition.last_transition_time.0)
 }
 
 async fn backups_of(api: &Api<Backup>, cluster: &Cluster) -> Result<Vec<Backup>, UpkeepError> {
@@ -123,12 +139,22 @@ fn wants_first(repository: &Repository, backups: &[Backup]) -> bool {
 }
 
 async fn ask_for_first(api: &Api<Backup>, database: &Database, cluster: &Cluster) -> Result<(), UpkeepError> {
-    let mut first =
-        Backup::new(&format!("{}-first", cluster.name()), BackupSpec { database: cluster.name().to_owned() });
-    first.metadata.labels = Some(cluster.labels());
-    first.metadata.owner_references = database.owner_ref(&()).map(|owner| vec![owner]);
-    match within(api.create(&PostParams::default(), &first)).await {
-        Err(error) if !error.is_conflict() => Err(UpkeepError::Backups(error)),
+    let name = format!("{}-first", cluster.name());
+    ask_for(api, database, cluster, &name).await.map_err(UpkeepError::Backups)
+}
+
+/// Makes a Backup; one of this name that is there already will do.
+pub(crate) async fn ask_for(
+    api: &Api<Backup>,
+    database: &Database,
+    cluster: &Cluster,
+    name: &str,
+) -> Result<(), CallError> {
+    let mut backup = Backup::new(name, BackupSpec { database: cluster.name().to_owned() });
+    backup.metadata.labels = Some(cluster.labels());
+    backup.metadata.owner_references = database.owner_ref(&()).map(|owner| vec![owner]);
+    match within(api.create(&PostParams::default(), &backup)).await {
+        Err(error) if !error.is_conflict() => Err(error),
         _ => Ok(()),
     }
 }

@@ -43,15 +43,21 @@ pub(crate) struct ScheduleChildren {
     pub(crate) cron_job: CronJob,
 }
 
-/// Name of the CronJob and of everything that belongs to it.
+/// Name of the CronJob.
 pub(crate) fn schedule_name(cluster: &Cluster) -> String {
     cluster.child("backup")
+}
+
+/// Name of the permissions of its pods. With a dot, which no Database has in its name: one called `<name>-backup` has
+/// permissions of just that name itself.
+pub(crate) fn schedule_access_name(cluster: &Cluster) -> String {
+    format!("{}.backup", cluster.name())
 }
 
 /// All of it, if the Database wants backups.
 pub(super) fn schedule(cluster: &Cluster, agent_image: &str) -> Option<ScheduleChildren> {
     let backup = cluster.spec.backup.as_ref()?;
-    let name = schedule_name(cluster);
+    let name = schedule_access_name(cluster);
     // A name cannot be checked when something is created, and Jobs name their Backups.
     let rules = vec![access::rule("db.example.com", "backups", &["create", "get"], None)];
     Some(ScheduleChildren {
@@ -63,7 +69,7 @@ pub(super) fn schedule(cluster: &Cluster, agent_image: &str) -> Option<ScheduleC
         role: Role { metadata: cluster.owned(name.clone()), rules: Some(rules) },
         role_binding: access::binding(cluster, &name),
         cron_job: CronJob {
-            metadata: cluster.owned(name),
+            metadata: cluster.owned(schedule_name(cluster)),
             spec: Some(cron_job(cluster, backup, agent_image)),
             ..CronJob::default()
         },
@@ -97,7 +103,7 @@ fn pod(cluster: &Cluster, agent_image: &str) -> PodTemplateSpec {
     PodTemplateSpec {
         metadata: Some(ObjectMeta { labels: Some(cluster.labels_of_helpers()), ..ObjectMeta::default() }),
         spec: Some(PodSpec {
-            service_account_name: Some(schedule_name(cluster)),
+            service_account_name: Some(schedule_access_name(cluster)),
             automount_service_account_token: Some(false),
             enable_service_links: Some(false),
             restart_policy: Some("Never".to_owned()),

@@ -4,6 +4,7 @@ mod access;
 mod backup;
 mod config;
 mod disruption_budget;
+mod drill;
 mod lease;
 mod pod;
 mod restore;
@@ -20,8 +21,9 @@ use k8s_openapi::api::{
 use proto::{postgres::SystemIdentifier, wire::config::AcceptLoss};
 
 use crate::cluster::Cluster;
-pub(crate) use backup::{ScheduleChildren, schedule_name};
+pub(crate) use backup::{ScheduleChildren, schedule_access_name, schedule_name};
 pub(crate) use config::{config_map_name, generation};
+pub(crate) use drill::{DrillChildren, drill_name};
 pub(crate) use lease::empty_lease;
 pub(crate) use pod::ANNOTATION_TEMPLATE;
 pub(crate) use restore::{RestoreShape, recorded_restore, restore_name};
@@ -60,6 +62,7 @@ pub(crate) struct Children {
     pub(crate) config_map: ConfigMap,
     pub(crate) restore_map: Option<ConfigMap>,
     pub(crate) schedule: Option<ScheduleChildren>,
+    pub(crate) drill: Option<DrillChildren>,
     pub(crate) disruption_budget: PodDisruptionBudget,
     pub(crate) stateful_set: StatefulSet,
 }
@@ -74,6 +77,7 @@ pub(crate) fn children(cluster: &Cluster, shape: &Shape) -> Children {
         config_map: config::config_map(cluster, shape),
         restore_map: shape.restore.as_ref().map(|restore| restore::restore_map(cluster, restore)),
         schedule: backup::schedule(cluster, &shape.agent_image),
+        drill: drill::drill(cluster, shape),
         disruption_budget: disruption_budget::disruption_budget(cluster),
         stateful_set: stateful_set::stateful_set(cluster, shape),
     }
@@ -148,6 +152,61 @@ mod tests {
         let config = children.config_map.data.unwrap();
         let config: Value = serde_json::from_str(config.values().next().unwrap()).unwrap();
         insta::assert_yaml_snapshot!("backup_archive", config["archive"]);
+    }
+
+    /// Kind and name of everything that is made for a Database.
+    fn children_of(name: &str) -> std::collections::BTreeSet<String> {
+        let backup = json!({"destination": "s3://b/f", "drillSchedule": "0 6 * * 0"});
+        let mut stored = fixtures::stored_database(&json!({"backup": backup}));
+        stored["metadata"]["name"] = json!(name);
+        let cluster = Cluster::parse(&serde_json::from_value(stored).unwrap()).unwrap();
+        let all = children(&cluster, &fixtures::shape());
+        let (schedule, drill) = (all.schedule.unwrap(), all.drill.unwrap());
+        let values = [
+            json!(all.service_account),
+            json!(all.role),
+            json!(all.role_binding),
+            json!(all.services),
+            json!(all.config_map),
+            json!(all.disruption_budget),
+            json!(all.stateful_set),
+            json!([schedule.service_account]),
+            json!([schedule.role]),
+            json!([schedule.role_binding]),
+            json!([schedule.cron_job]),
+            json!([drill.config_map, drill.cron_job]),
+        ];
+        let list = |value: Value| value.as_array().cloned().unwrap_or_else(|| vec![value]);
+        let name = |child: Value| format!("{} {}", child["kind"], child["metadata"]["name"]);
+        values.into_iter().flat_map(list).map(name).collect()
+    }
+
+    #[test]
+    fn no_database_can_have_the_name_of_anothers_child() {
+        let mine = children_of("x");
+        assert!(mine.contains("\"CronJob\" \"x-backup\""), "{mine:?}");
+        for suffix in ["backup", "drill", "config", "restore", "headless", "rw", "ro", "0"] {
+            let theirs = children_of(&format!("x-{suffix}"));
+            assert_eq!(mine.intersection(&theirs).collect::<Vec<_>>(), Vec::<&String>::new(), "x-{suffix}");
+        }
+    }
+
+    #[test]
+    fn a_restore_drill_is_built_as_reviewed() {
+        let drill = |enabled: bool| {
+            fixtures::cluster_with(&json!({"backup": {
+                "enabled": enabled,
+                "destination": "s3://my-backups/orders-db",
+                "drillSchedule": "0 6 * * 0",
+                "credentials": {"secretName": "s3-keys"},
+            }}))
+        };
+        let built = children(&drill(true), &fixtures::shape()).drill.unwrap();
+        insta::assert_yaml_snapshot!("drill_config_map", built.config_map);
+        insta::assert_yaml_snapshot!("drill_cron_job", built.cron_job);
+        let off = children(&drill(false), &fixtures::shape()).drill.unwrap();
+        assert_eq!(off.cron_job.spec.unwrap().suspend, Some(true));
+        assert!(children(&with_backups(), &fixtures::shape()).drill.is_none(), "not by default");
     }
 
     /// The pod's template in the parts that this test is about.

@@ -56,19 +56,7 @@ fn pod_spec(cluster: &Cluster, shape: &Shape) -> PodSpec {
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),
         termination_grace_period_seconds: Some(TERMINATION_GRACE_SECONDS),
-        security_context: Some(PodSecurityContext {
-            run_as_non_root: Some(true),
-            run_as_user: Some(POSTGRES_ID),
-            run_as_group: Some(POSTGRES_ID),
-            fs_group: Some(POSTGRES_ID),
-            // Ownership of a large volume is compared at its root only: walking all files takes minutes.
-            fs_group_change_policy: Some("OnRootMismatch".to_owned()),
-            seccomp_profile: Some(SeccompProfile {
-                type_: "RuntimeDefault".to_owned(),
-                ..SeccompProfile::default()
-            }),
-            ..PodSecurityContext::default()
-        }),
+        security_context: Some(as_postgres()),
         init_containers: Some(containers::init(cluster, shape)),
         containers: vec![containers::postgres(cluster)],
         volumes: Some(volumes::volumes(cluster, shape)),
@@ -82,6 +70,23 @@ fn pod_spec(cluster: &Cluster, shape: &Shape) -> PodSpec {
     }
 }
 
+/// As whom PostgreSQL runs.
+pub(super) fn as_postgres() -> PodSecurityContext {
+    PodSecurityContext {
+        run_as_non_root: Some(true),
+        run_as_user: Some(POSTGRES_ID),
+        run_as_group: Some(POSTGRES_ID),
+        fs_group: Some(POSTGRES_ID),
+        // Ownership of a large volume is compared at its root only: walking all files takes minutes.
+        fs_group_change_policy: Some("OnRootMismatch".to_owned()),
+        seccomp_profile: Some(SeccompProfile {
+            type_: "RuntimeDefault".to_owned(),
+            ..SeccompProfile::default()
+        }),
+        ..PodSecurityContext::default()
+    }
+}
+
 /// What every container may do: nothing beyond its own files.
 pub(super) fn confined() -> SecurityContext {
     SecurityContext {
@@ -92,8 +97,8 @@ pub(super) fn confined() -> SecurityContext {
     }
 }
 
-/// One member per node as far as there are nodes; a preference, since a smaller cluster is better than none.
-fn apart(cluster: &Cluster) -> Affinity {
+/// Where no member is, as far as there are nodes; a preference, since a smaller cluster is better than none.
+pub(super) fn apart(cluster: &Cluster) -> Affinity {
     let term = PodAffinityTerm {
         label_selector: Some(selector(cluster)),
         topology_key: "kubernetes.io/hostname".to_owned(),

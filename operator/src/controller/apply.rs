@@ -15,7 +15,7 @@ use super::{
     context::Context,
     observe::Observed,
     plan::{LeaseStep, Plan},
-    schedule::schedule,
+    schedule::{drill, schedule},
     unchanged::{covers, with_fingerprint},
 };
 use crate::{
@@ -72,6 +72,7 @@ pub(crate) async fn apply(
     writer.lease(cluster, observed.lease.as_ref(), plan.lease).await?;
     writer.ensure(&children.stateful_set, observed.stateful_set.as_ref()).await?;
     schedule(&writer, cluster.name(), children.schedule.as_ref(), &observed.schedule).await?;
+    drill(&writer, cluster.name(), children.drill.as_ref(), &observed.drill).await?;
     // After everything else: a StorageClass that refuses to grow a volume stops nothing.
     writer.volumes(cluster, plan).await
 }

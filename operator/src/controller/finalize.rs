@@ -1,4 +1,5 @@
-//! Deletion of a Database (client). The instances leave first, while their permissions still exist, so that the
+//! Deletion of a Database (client). With `DeleteAfterBackup` a last backup comes before anything else
+//! ([`super::last_backup`]). Then the instances leave, while their permissions still exist, so that the
 //! last primary shuts down cleanly and releases its Lease. Then volumes, Lease and passwords stay (`Retain`) or
 //! go (`Delete`); everything else has an owner reference and goes by itself.
 //!
@@ -6,6 +7,7 @@
 
 use jiff::Timestamp;
 use k8s_openapi::api::{
+    apps::v1::StatefulSet,
     coordination::v1::Lease,
     core::v1::{PersistentVolumeClaim, Secret},
 };
@@ -15,10 +17,10 @@ use serde::de::DeserializeOwned;
 use super::{
     apply::{ApplyError, delete_exactly},
     context::Context,
-    observe::{ObserveError, Observed, observe},
+    observe::{ObserveError, Observed},
     record::{LeaseFacts, lease_facts},
 };
-use crate::cluster::Cluster;
+use crate::{cluster::Cluster, deadline::CallError};
 
 /// Longer than a pod's termination grace period. An instance on a node that is gone never ends, and must not
 /// hold the Database for ever.
@@ -33,33 +35,48 @@ pub(crate) enum FinalizeError {
     /// A deletion was refused.
     #[error("could not delete what goes with the Database")]
     Delete(#[source] ApplyError),
+    /// The Backup could not be read or made.
+    #[error("could not ask for the last backup")]
+    LastBackup(#[source] CallError),
+    /// The last backup is not over: not a failure, only not yet.
+    #[error("the last backup is not complete")]
+    BackingUp,
+    /// It failed, and a person has to decide.
+    #[error("the last backup failed")]
+    NotBackedUp,
     /// Instances still shut down: not a failure, only not yet.
     #[error("{0} instances are shutting down")]
     Leaving(usize),
 }
 
-/// Removes what goes with the Database.
+/// Removes what goes with the Database; `since` is the moment from which on it might go.
 pub(crate) async fn finalize(
     context: &Context,
     cluster: &Cluster,
-    asked_at: Timestamp,
+    observed: &Observed,
+    since: Timestamp,
     now: Timestamp,
 ) -> Result<(), FinalizeError> {
-    let today = now.to_zoned(jiff::tz::TimeZone::UTC).date();
-    let observed = Box::pin(observe(&context.client, &context.agents, cluster, today))
-        .await
-        .map_err(FinalizeError::Observe)?;
     delete(context, observed.stateful_set.as_ref()).await?;
-    let patient = now.as_second() - asked_at.as_second() < LONGEST_WAIT_SECONDS;
-    if !observed.pods.is_empty() && patient {
+    if !observed.pods.is_empty() && is_patient(observed, since, now) {
         return Err(FinalizeError::Leaving(observed.pods.len()));
     }
-    match cluster.spec.deletion_policy {
-        proto::api::database::DeletionPolicy::Delete => delete_data(context, &observed).await?,
-        proto::api::database::DeletionPolicy::Retain => delete_unused_lease(context, &observed).await?,
+    match cluster.spec.deletion_policy.deletes() {
+        true => delete_data(context, observed).await?,
+        false => delete_unused_lease(context, observed).await?,
     }
     context.agents.forget(cluster.namespace(), cluster.name());
     Ok(())
+}
+
+/// Whether the pods may still be leaving by themselves: those that were told a while after the Database was deleted,
+/// as after a backup, have their time too.
+fn is_patient(observed: &Observed, since: Timestamp, now: Timestamp) -> bool {
+    let is_new = |set: &StatefulSet| set.metadata.deletion_timestamp.is_none();
+    let told = observed.pods.iter().filter_map(|pod| pod.metadata.deletion_timestamp.as_ref());
+    let since = told.map(|time| time.0).fold(since, Timestamp::max);
+    observed.stateful_set.as_ref().is_some_and(is_new)
+        || now.as_second() - since.as_second() < LONGEST_WAIT_SECONDS
 }
 
 async fn delete_data(context: &Context, observed: &Observed) -> Result<(), FinalizeError> {

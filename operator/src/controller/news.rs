@@ -1,7 +1,9 @@
 //! What changed from one status to the next that a person would ask about later. Pure.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use proto::api::status::{AVAILABLE, CONTINUOUS_ARCHIVING, DEGRADED, DatabaseStatus, PROGRESSING};
+use proto::api::status::{
+    AVAILABLE, CONTINUOUS_ARCHIVING, DEGRADED, DatabaseStatus, DrillResult, PROGRESSING,
+};
 
 use super::context::News;
 
@@ -13,6 +15,7 @@ pub(crate) fn news(previous: Option<&DatabaseStatus>, current: &DatabaseStatus) 
     news.extend(health(previous, current));
     news.extend(refusal(previous, current));
     news.extend(archiving(previous, current));
+    news.extend(drill(previous, current));
     news
 }
 
@@ -46,7 +49,8 @@ fn health(previous: Option<&DatabaseStatus>, current: &DatabaseStatus) -> Option
 
 /// Reasons of Degraded that deserve an event of their own. Instances that are merely missing for a moment do not.
 fn trouble_reason(reason: &str) -> Option<&'static str> {
-    const REASONS: [&str; 13] = [
+    const REASONS: [&str; 14] = [
+        "LastBackupFailed",
         "RestoreFailed",
         "ImagePullFailed",
         "InvalidImageName",
@@ -87,6 +91,21 @@ fn archiving(previous: Option<&DatabaseStatus>, current: &DatabaseStatus) -> Opt
         (Some(("False", _)), "True") => Some(News::normal("ArchivingWorks", now.message.clone())),
         _ => None,
     }
+}
+
+/// A restore drill ended.
+fn drill(previous: Option<&DatabaseStatus>, current: &DatabaseStatus) -> Option<News> {
+    let drill = current.restore_drill.as_ref()?;
+    let told = previous.and_then(|previous| previous.restore_drill.as_ref());
+    if told.is_some_and(|told| told.job == drill.job) {
+        return None;
+    }
+    Some(match drill.result {
+        DrillResult::Proven => News::normal("RestoreProven", drill.message.clone()),
+        DrillResult::Failed => {
+            News::warning("RestoreDrillFailed", format!("{}: {}", drill.job, drill.message))
+        }
+    })
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use futures::{
 use jiff::{Timestamp, civil::Date};
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
-    batch::v1::CronJob,
+    batch::v1::{CronJob, Job},
     coordination::v1::Lease,
     core::v1::{ConfigMap, Event, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount},
     policy::v1::PodDisruptionBudget,
@@ -70,6 +70,7 @@ pub(crate) struct Observed {
     /// The Database whose backups this one begins with, as long as that is not recorded.
     pub(crate) restore_source: Option<Database>,
     pub(crate) schedule: LiveSchedule,
+    pub(crate) drill: LiveDrill,
     pub(crate) disruption_budget: Option<PodDisruptionBudget>,
     pub(crate) stateful_set: Option<StatefulSet>,
     pub(crate) lease: Option<Lease>,
@@ -114,6 +115,16 @@ pub(crate) struct LiveSchedule {
     pub(crate) cron_job: Option<CronJob>,
 }
 
+/// What belongs to restore drills, as far as it exists.
+#[derive(Default)]
+pub(crate) struct LiveDrill {
+    pub(crate) config_map: Option<ConfigMap>,
+    pub(crate) cron_job: Option<CronJob>,
+    pub(crate) jobs: Vec<Job>,
+    /// Pods that work for the Database; those of drills are among them.
+    pub(crate) pods: Vec<Pod>,
+}
+
 /// Reads it.
 pub(crate) async fn observe(
     client: &Client,
@@ -122,7 +133,7 @@ pub(crate) async fn observe(
     today: Date,
 ) -> Result<Observed, ObserveError> {
     let reader = Reader { client, cluster };
-    let mut observed = reader.children().await?;
+    let mut observed = Box::pin(reader.children()).await?;
     let asked = reader.answers(agents, &observed, today);
     let (answers, warnings) = try_join(async { Ok(asked.await) }, reader.warnings(&observed)).await?;
     observed.answers = answers;
@@ -161,7 +172,8 @@ impl Reader<'_> {
             },
         )
         .await?;
-        let (schedule, (restore_map, restore_source)) = try_join(self.schedule(), self.restore()).await?;
+        let (schedule, drill, (restore_map, restore_source)) =
+            tokio::try_join!(self.schedule(), self.drill(), self.restore())?;
         let (service_account, role, role_binding, services, config_map) = access;
         let (disruption_budget, stateful_set, lease, secrets, pods, volumes) = rest;
         Ok(Observed {
@@ -173,6 +185,7 @@ impl Reader<'_> {
             restore_map,
             restore_source,
             schedule,
+            drill,
             disruption_budget,
             stateful_set,
             lease,
@@ -190,9 +203,28 @@ impl Reader<'_> {
         if cron_job.is_none() && self.cluster.spec.backup.is_none() {
             return Ok(LiveSchedule::default());
         }
+        let name = build::schedule_access_name(self.cluster);
         let (service_account, role, role_binding) =
             tokio::try_join!(self.get(&name), self.get(&name), self.get(&name))?;
         Ok(LiveSchedule { service_account, role, role_binding, cron_job })
+    }
+
+    /// As with the schedule, the CronJob is the last to be deleted. Pods are looked at only after a drill began.
+    async fn drill(&self) -> Result<LiveDrill, ObserveError> {
+        let name = build::drill_name(self.cluster);
+        let cron_job: Option<CronJob> = self.get(&name).await?;
+        let wanted = self.cluster.spec.backup.as_ref().is_some_and(|backup| backup.drill.is_some());
+        if cron_job.is_none() && !wanted {
+            return Ok(LiveDrill::default());
+        }
+        let (config_map, jobs) = try_join(self.get(&name), self.list::<Job>()).await?;
+        let made_by_it = |job: &Job| job.owner_references().iter().any(|owner| owner.name == name);
+        let jobs: Vec<_> = jobs.into_iter().filter(made_by_it).collect();
+        let pods = match jobs.is_empty() {
+            true => Vec::new(),
+            false => self.list_by(&self.cluster.helper_selector()).await?,
+        };
+        Ok(LiveDrill { config_map, cron_job, jobs, pods })
     }
 
     /// What is recorded about the restore, or the Database that it is to be recorded from.
@@ -286,8 +318,20 @@ impl Reader<'_> {
             + Send
             + 'a,
     {
+        self.list_by(&format!("{LABEL_DATABASE}={}", self.cluster.name()))
+    }
+
+    fn list_by<'a, K>(&'a self, selector: &str) -> BoxFuture<'a, Result<Vec<K>, ObserveError>>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + DeserializeOwned
+            + Debug
+            + Send
+            + 'a,
+    {
         let api: Api<K> = Api::namespaced(self.client.clone(), self.cluster.namespace());
-        let mine = ListParams::default().labels(&format!("{LABEL_DATABASE}={}", self.cluster.name()));
+        let mine = ListParams::default().labels(selector);
         let name = self.cluster.name();
         async move {
             let listed = within(api.list(&mine)).await;

@@ -386,7 +386,7 @@ fn scaling(facts: &Facts<'_>, pods: u8) -> Option<Decision> {
         let message = format!("{names} leave once no configuration counts on them");
         return Some((Step::None, progress(ProgressKind::Scaling, &message)));
     }
-    if facts.cluster.spec.deletion_policy == proto::api::database::DeletionPolicy::Delete
+    if facts.cluster.spec.deletion_policy.deletes()
         && let Some(volume) = orphan(facts)
     {
         return Some((volume, None));

@@ -30,7 +30,9 @@ use super::{
     apply::{ApplyError, apply},
     context::{Context, News},
     credentials::{self, CredentialError},
+    drill::{last_drill, tidy},
     finalize::{FinalizeError, finalize},
+    last_backup::{LastBackup, last_backup},
     members::members,
     news::news,
     observe::{ObserveError, Observed, observe},
@@ -55,7 +57,7 @@ const SOON: Duration = Duration::from_secs(2);
 /// Next look at a Database at rest: bounds the age of the lag shown, and how long a deleted Secret (which is
 /// not watched, since that would mean reading all of them) stays away.
 const LATER: Duration = Duration::from_secs(20);
-/// Next look while instances shut down.
+/// Next look while a last backup is taken, or instances shut down.
 const LEAVING: Duration = Duration::from_secs(2);
 
 /// A reconcile that did not come to its end.
@@ -101,9 +103,13 @@ impl ReconcileError {
         }
     }
 
-    /// Not a failure, only not yet.
-    fn is_waiting(&self) -> bool {
-        matches!(self, Self::Finalize(FinalizeError::Leaving(_)))
+    /// Not a failure, only not yet: when to look again.
+    fn waits(&self) -> Option<Duration> {
+        match self {
+            Self::Finalize(FinalizeError::Leaving(_) | FinalizeError::BackingUp) => Some(LEAVING),
+            Self::Finalize(FinalizeError::NotBackedUp) => Some(LATER),
+            _ => None,
+        }
     }
 }
 
@@ -114,7 +120,7 @@ pub(super) async fn reconcile(
 ) -> Result<Action, ReconcileError> {
     let begun = Instant::now();
     let outcome = Box::pin(dispatch(&guard, &context)).await;
-    let failed = outcome.as_ref().err().filter(|error| !error.is_waiting()).map(ReconcileError::step);
+    let failed = outcome.as_ref().err().filter(|error| error.waits().is_none()).map(ReconcileError::step);
     context.metrics.reconciled(begun.elapsed(), failed);
     if failed.is_none() {
         context.succeeded(&key(guard.as_ref()));
@@ -129,8 +135,8 @@ pub(super) fn on_error(
     error: &ReconcileError,
     context: Arc<Context>,
 ) -> Action {
-    if error.is_waiting() {
-        return Action::requeue(LEAVING);
+    if let Some(pause) = error.waits() {
+        return Action::requeue(pause);
     }
     let pause = context.backoff(&key(guard.as_ref()));
     tracing::warn!(database = key(guard.as_ref()), error = %chain(error), ?pause, "reconcile failed");
@@ -167,19 +173,54 @@ async fn dispatch(guard: &DeserializeGuard<Database>, context: &Context) -> Resu
 async fn clean_up(
     context: &Context,
     api: &Api<Database>,
-    database: &Database,
+    cached: &Database,
 ) -> Result<Action, ReconcileError> {
-    let mut deleting = database.status.clone().unwrap_or_default();
-    deleting.phase = Phase::Deleting;
-    write_status(context, api, database, &deleting).await?;
+    // Read anew: a decision on an old deletionPolicy could not be taken back.
+    let read = within(api.get_opt(&cached.name_any())).await.map_err(ReconcileError::Database)?;
+    let Some(database) = read.filter(|database| database.uid() == cached.uid()) else {
+        return Ok(Action::await_change());
+    };
     // What cannot be parsed was never built.
-    if let Ok(cluster) = Cluster::parse(database) {
-        let now = Timestamp::now();
-        let asked_at = database.metadata.deletion_timestamp.as_ref().map_or(now, |time| time.0);
-        Box::pin(finalize(context, &cluster, asked_at, now)).await.map_err(ReconcileError::Finalize)?;
+    if let Ok(cluster) = Cluster::parse(&database) {
+        Box::pin(clean_up_cluster(context, api, &database, &cluster)).await?;
+    } else {
+        let status = status::deleting(&LastBackup::None, &database, Timestamp::now());
+        write_status(context, api, &database, &status).await?;
     }
-    context.succeeded(&key(database));
+    context.succeeded(&key(&database));
     Ok(Action::await_change())
+}
+
+async fn clean_up_cluster(
+    context: &Context,
+    api: &Api<Database>,
+    database: &Database,
+    cluster: &Cluster,
+) -> Result<(), ReconcileError> {
+    let now = Timestamp::now();
+    let today = now.to_zoned(jiff::tz::TimeZone::UTC).date();
+    let observed = Box::pin(observe(&context.client, &context.agents, cluster, today))
+        .await
+        .map_err(|error| ReconcileError::Finalize(FinalizeError::Observe(error)))?;
+    let lease = lease_facts(observed.lease.as_ref());
+    let members = members(cluster, &observed, now);
+    let identity = identity(database.status.as_ref(), &observed, &lease, &members);
+    let last = Box::pin(last_backup(context, database, cluster, &identity)).await;
+    let last = last.map_err(ReconcileError::Finalize)?;
+    publish(context, api, database, &status::deleting(&last, database, now), Vec::new()).await?;
+    let asked_at = database.metadata.deletion_timestamp.as_ref().map_or(now, |time| time.0);
+    let since = match last {
+        LastBackup::None => asked_at,
+        LastBackup::Complete(at) => asked_at.max(at),
+        LastBackup::Missing | LastBackup::Underway(_) => {
+            return Err(ReconcileError::Finalize(FinalizeError::BackingUp));
+        }
+        LastBackup::Failed(_) => return Err(ReconcileError::Finalize(FinalizeError::NotBackedUp)),
+    };
+    Box::pin(finalize(context, cluster, &observed, since, now)).await.map_err(ReconcileError::Finalize)?;
+    context.metrics.drills.forget(cluster.namespace(), cluster.name());
+    context.metrics.backups.forget(cluster.namespace(), cluster.name());
+    Ok(())
 }
 
 async fn shape(context: &Context, api: &Api<Database>, cached: &Database) -> Result<Action, ReconcileError> {
@@ -233,9 +274,10 @@ async fn reconcile_cluster(
         || matches!(beginning, Beginning::Unknown { .. });
     let done = match hands_off {
         true => Ok(Vec::new()),
-        false => carry_out(context, cluster, &observed, &plan, today).await,
+        false => Box::pin(carry_out(context, cluster, &observed, &plan, today)).await,
     };
     let repository = context.repositories.of(cluster.namespace(), cluster.name());
+    let drill = last_drill(&observed.drill);
     let view = View {
         cluster,
         members: &members,
@@ -244,6 +286,7 @@ async fn reconcile_cluster(
         plan: &plan,
         beginning: &beginning,
         repository: repository.as_deref(),
+        drill: drill.as_ref(),
         refused: done.as_ref().err().map(|error| chain(error)),
         set_warning: observed.warnings.get(&format!("StatefulSet/{}", cluster.name())).map(String::as_str),
     };
@@ -253,6 +296,8 @@ async fn reconcile_cluster(
     }
     let told = done.as_ref().cloned().unwrap_or_default();
     publish(context, api, database, &status, told).await?;
+    context.metrics.drills.told(cluster, database.status.as_ref(), &status);
+    tidy(context, cluster.namespace(), &observed.drill).await.map_err(ReconcileError::Apply)?;
     let at_rest = status.phase == Phase::Running && plan.progress.is_none();
     done.map(|_| Action::requeue(if at_rest { LATER } else { SOON }))
 }

@@ -1,4 +1,4 @@
-//! The schedule of backups: there while the spec has backups, gone when it has not (client).
+//! The schedules of backups and of restore drills: there while the spec has them, gone when it has not (client).
 
 use kube::{Resource, ResourceExt, core::NamespaceResourceScope};
 use proto::pod::LABEL_DATABASE;
@@ -6,9 +6,9 @@ use serde::de::DeserializeOwned;
 
 use super::{
     apply::{ApplyError, Writer, delete_exactly},
-    observe::LiveSchedule,
+    observe::{LiveDrill, LiveSchedule},
 };
-use crate::build::ScheduleChildren;
+use crate::build::{DrillChildren, ScheduleChildren};
 
 /// Makes or removes it.
 pub(super) async fn schedule(
@@ -21,6 +21,21 @@ pub(super) async fn schedule(
     writer.ensure(&wanted.service_account, live.service_account.as_ref()).await?;
     writer.ensure(&wanted.role, live.role.as_ref()).await?;
     writer.ensure(&wanted.role_binding, live.role_binding.as_ref()).await?;
+    writer.ensure(&wanted.cron_job, live.cron_job.as_ref()).await
+}
+
+/// Makes or removes what restore drills consist of.
+pub(super) async fn drill(
+    writer: &Writer<'_>,
+    database: &str,
+    wanted: Option<&DrillChildren>,
+    live: &LiveDrill,
+) -> Result<(), ApplyError> {
+    let Some(wanted) = wanted else {
+        delete(writer, database, live.config_map.as_ref()).await?;
+        return delete(writer, database, live.cron_job.as_ref()).await;
+    };
+    writer.ensure(&wanted.config_map, live.config_map.as_ref()).await?;
     writer.ensure(&wanted.cron_job, live.cron_job.as_ref()).await
 }
 

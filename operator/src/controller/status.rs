@@ -4,10 +4,11 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use proto::{
     api::{
+        database::Database,
         quantity::Bytes,
         status::{
             AVAILABLE, DEGRADED, DURABLE, DatabaseStatus, FAILOVER_BLOCKED, Instance, InstanceRole,
-            PROGRESSING, Phase, coarse_lag,
+            PROGRESSING, Phase, RestoreDrill, coarse_lag,
         },
     },
     ha::volume::{FULL_BELOW, Room},
@@ -16,6 +17,7 @@ use proto::{
 };
 
 use super::{
+    last_backup::LastBackup,
     members::{Member, Members},
     plan::{Plan, ProgressKind},
     record::{Identity, LeaseFacts},
@@ -24,6 +26,7 @@ use super::{
 use crate::{backup::RepositoryFacts, cluster::Cluster};
 
 mod backup;
+mod drill;
 
 pub(crate) use backup::archive_of_primary;
 
@@ -37,6 +40,8 @@ pub(crate) struct View<'a> {
     pub(crate) beginning: &'a Beginning,
     /// What lies in the store; `None` if this process has not looked yet.
     pub(crate) repository: Option<&'a RepositoryFacts>,
+    /// The restore drill that ended last, as far as its Job is still there.
+    pub(crate) drill: Option<&'a RestoreDrill>,
     /// What could not be written, with its causes.
     pub(crate) refused: Option<String>,
     /// Warning about the StatefulSet, which then makes no pods.
@@ -53,6 +58,7 @@ pub(crate) fn status(view: &View<'_>, previous: Option<&DatabaseStatus>, now: Ti
     let of_primary = primary.and_then(|(_, member)| member.status.as_ref());
     let identifier = view.identity.known().map(|identifier| identifier.to_string());
     let times = backup::times(view, previous);
+    let drills = drill::recorded(view, previous);
     let mut status = DatabaseStatus {
         observed_generation: Some(view.cluster.spec.generation),
         phase: Phase::default(),
@@ -68,6 +74,8 @@ pub(crate) fn status(view: &View<'_>, previous: Option<&DatabaseStatus>, now: Ti
         last_backup_time: times.last_backup,
         earliest_restorable_time: times.earliest,
         latest_restorable_time: times.latest,
+        last_proven_restore_time: drills.proven.clone(),
+        restore_drill: drills.last.clone(),
         selector: Some(selector(view.cluster)),
         instances: instances(view),
         conditions: Vec::new(),
@@ -75,6 +83,7 @@ pub(crate) fn status(view: &View<'_>, previous: Option<&DatabaseStatus>, now: Ti
     status.conditions = conditions(view)
         .into_iter()
         .chain(backup::archiving(view, now))
+        .chain(drill::proven(view, &drills))
         .map(|fact| fact.into_condition(view.cluster.spec.generation, previous, now))
         .collect();
     status.conditions.extend(backup::restorable(view, previous, now));
@@ -97,6 +106,32 @@ pub(crate) fn invalid(
     let condition = fact.into_condition(generation.unwrap_or_default(), previous, now);
     status.conditions.retain(|condition| condition.type_ != PROGRESSING);
     status.conditions.push(condition);
+    status
+}
+
+/// The status of a Database that is being deleted: as last observed, and how its last backup stands.
+pub(crate) fn deleting(last: &LastBackup, database: &Database, now: Timestamp) -> DatabaseStatus {
+    let previous = database.status.as_ref();
+    let mut status = previous.cloned().unwrap_or_default();
+    status.phase = Phase::Deleting;
+    let facts = match last {
+        LastBackup::None | LastBackup::Complete(_) => Vec::new(),
+        LastBackup::Missing => {
+            vec![Fact::new(PROGRESSING, Some(true), "LastBackup", "a last backup is asked for")]
+        }
+        LastBackup::Underway(message) => {
+            vec![Fact::new(PROGRESSING, Some(true), "LastBackup", message.clone())]
+        }
+        LastBackup::Failed(message) => [(PROGRESSING, false), (DEGRADED, true)]
+            .map(|(type_, holds)| Fact::new(type_, Some(holds), "LastBackupFailed", message.clone()))
+            .into(),
+    };
+    for fact in facts {
+        let generation = database.metadata.generation.unwrap_or_default();
+        let condition = fact.into_condition(generation, previous, now);
+        status.conditions.retain(|told| told.type_ != condition.type_);
+        status.conditions.push(condition);
+    }
     status
 }
 

@@ -17,8 +17,18 @@ fn field(value: &str) -> String {
     format!("{item}(,{item})*")
 }
 
-/// Five fields within their bounds, as a CronJob takes them.
+/// Of backups.
 pub fn schedule_has_five_fields() -> Rule {
+    five_fields("schedule")
+}
+
+/// Of restore drills.
+pub fn drill_schedule_has_five_fields() -> Rule {
+    five_fields("drillSchedule")
+}
+
+/// Five fields within their bounds, as a CronJob takes them.
+fn five_fields(name: &str) -> Rule {
     let fields = [
         field("[0-5]?[0-9]"),
         field("[01]?[0-9]|2[0-3]"),
@@ -28,8 +38,10 @@ pub fn schedule_has_five_fields() -> Rule {
     ];
     explained(
         format!("self.lowerAscii().matches('^{}$')", fields.join("[ ]+")),
-        "'spec.backup.schedule \"' + self + '\" is not a schedule: write five fields such as \"0 3 * * *\" \
-         (minute hour day month weekday, in UTC)'",
+        format!(
+            "'spec.backup.{name} \"' + self + '\" is not a schedule: write five fields such as \"0 3 * * *\" \
+             (minute hour day month weekday, in UTC)'"
+        ),
     )
 }
 

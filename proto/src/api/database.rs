@@ -53,6 +53,7 @@ use crate::{ha::profile::Profile, wire::config::Durability};
     validation = rules::sync_timeout_needs_preferred(),
     validation = rules::max_lag_needs_async(),
     validation = rules::bootstrap_is_fixed(),
+    validation = rules::last_backup_has_a_store(),
 )]
 #[serde(rename_all = "camelCase")]
 pub struct DatabaseSpec {
@@ -106,7 +107,8 @@ pub struct DatabaseSpec {
     pub postgresql: Postgresql,
 
     /// What happens to the volumes when this resource is deleted. `Retain` keeps them, and applying a Database of
-    /// the same name again takes them over; `Delete` deletes them and the data with them.
+    /// the same name again takes them over; `Delete` deletes them and the data with them; `DeleteAfterBackup` takes a
+    /// last backup first, and deletes nothing if that fails.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
 
@@ -267,6 +269,18 @@ pub enum DeletionPolicy {
     Retain,
     /// They are deleted, and the data with them.
     Delete,
+    /// The same, once a last backup is complete.
+    DeleteAfterBackup,
+}
+
+impl DeletionPolicy {
+    /// Whether volumes that nobody uses any more are deleted.
+    pub fn deletes(self) -> bool {
+        match self {
+            Self::Retain => false,
+            Self::Delete | Self::DeleteAfterBackup => true,
+        }
+    }
 }
 
 /// How the data directory is made.

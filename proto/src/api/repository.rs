@@ -30,6 +30,13 @@ pub struct BackupPolicy {
     #[schemars(range(min = 1, max = 3650))]
     pub retention: i32,
 
+    /// When a restore is proven, such as "0 6 * * 0": what is stored is restored into a volume of its own, started,
+    /// checked and thrown away. Written as `schedule`. Without it never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 100))]
+    #[x_kube(validation = rules::drill_schedule_has_five_fields())]
+    pub drill_schedule: Option<String>,
+
     /// Bucket and folder, such as s3://my-backups/orders-db (S3 and compatible stores), gs://bucket/folder (Google)
     /// or az://account/container/folder (Azure). Inside, each Database has a folder of its own, named after its UID.
     #[schemars(length(max = 500))]

@@ -84,6 +84,15 @@ pub fn bootstrap_is_fixed() -> Rule {
     )
 }
 
+/// A backup goes somewhere.
+pub fn last_backup_has_a_store() -> Rule {
+    rule(
+        "self.deletionPolicy != 'DeleteAfterBackup' || has(self.backup)",
+        "spec.deletionPolicy DeleteAfterBackup needs spec.backup, which says where the last backup goes: add it, or \
+         use Retain or Delete",
+    )
+}
+
 /// The form of `spec.version` and the supported majors.
 pub fn version_is_supported() -> Rule {
     explained(

@@ -2,6 +2,8 @@
 
 use std::{fmt, ops::RangeInclusive, str::FromStr};
 
+use jiff::{Timestamp, ToSpan, civil::Date, tz::TimeZone};
+
 /// A schedule that Kubernetes accepts, in UTC.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Schedule(String);
@@ -30,7 +32,88 @@ const FIELDS: [Field; 5] = [
     Field { range: 0..=6, names: &WEEKDAYS },
 ];
 
+/// Days in which every date comes once: the 29th of February stays away for eight years around 2100.
+const LONGEST_PAUSE_DAYS: usize = 8 * 366;
+
+impl Schedule {
+    /// The first time after `time`; `None` for a day that does not exist, such as the 30th of February.
+    pub fn next_after(&self, time: Timestamp) -> Option<Timestamp> {
+        let times = Times::of(&self.0)?;
+        let begin = time.to_zoned(TimeZone::UTC).date();
+        let mut days = begin.series(1.day()).take(LONGEST_PAUSE_DAYS).filter(|day| times.on(*day));
+        days.find_map(|day| times.of_day(day).find(|at| *at > time))
+    }
+}
+
+/// The times that the fields allow, each a set of bits.
+struct Times {
+    minutes: u64,
+    hours: u64,
+    days: u64,
+    months: u64,
+    weekdays: u64,
+    /// Days of the month and of the week are both restricted: one of them is enough, as in every cron.
+    either_day: bool,
+}
+
+impl Times {
+    fn of(text: &str) -> Option<Self> {
+        let texts: Vec<_> = text.split_ascii_whitespace().collect();
+        let mut sets = FIELDS.iter().zip(&texts).map(|(field, text)| field.set(text));
+        Some(Self {
+            minutes: sets.next()?,
+            hours: sets.next()?,
+            days: sets.next()?,
+            months: sets.next()?,
+            weekdays: sets.next()?,
+            either_day: !takes_any(texts.get(2)?) && !takes_any(texts.get(4)?),
+        })
+    }
+
+    fn on(&self, date: Date) -> bool {
+        let day = holds(self.days, date.day());
+        let weekday = holds(self.weekdays, date.weekday().to_sunday_zero_offset());
+        let either = if self.either_day { day || weekday } else { day && weekday };
+        either && holds(self.months, date.month())
+    }
+
+    fn of_day(&self, date: Date) -> impl Iterator<Item = Timestamp> {
+        let all = (0..24).flat_map(|hour| (0..60).map(move |minute| (hour, minute)));
+        let taken = all.filter(|(hour, minute)| holds(self.hours, *hour) && holds(self.minutes, *minute));
+        taken.filter_map(move |(hour, minute)| {
+            Some(date.at(hour, minute, 0, 0).to_zoned(TimeZone::UTC).ok()?.timestamp())
+        })
+    }
+}
+
+fn holds(set: u64, value: i8) -> bool {
+    u32::try_from(value).is_ok_and(|value| set >> value & 1 == 1)
+}
+
+/// Whether a field leaves the other field of days alone; `*/2` does not.
+fn takes_any(text: &str) -> bool {
+    text.split(',').any(|item| matches!(item, "*" | "*/1"))
+}
+
 impl Field {
+    /// The values of a text that [`Self::takes`] takes.
+    fn set(&self, text: &str) -> u64 {
+        text.split(',').flat_map(|item| self.values(item)).fold(0, |set, value| set | 1 << value)
+    }
+
+    /// One item; `5/10` goes on to the end.
+    fn values(&self, item: &str) -> impl Iterator<Item = u8> {
+        let (values, step) = item.split_once('/').unwrap_or((item, "1"));
+        let (first, last) = match (values, values.split_once('-')) {
+            ("*", _) => (None, None),
+            (_, Some((first, last))) => (self.value(first), self.value(last)),
+            (one, None) if item.contains('/') => (self.value(one), None),
+            (one, None) => (self.value(one), self.value(one)),
+        };
+        let (first, last) = (first.unwrap_or(*self.range.start()), last.unwrap_or(*self.range.end()));
+        (first..=last).step_by(number(step).map_or(1, |step| usize::from(step.max(1))))
+    }
+
     /// `*`, `1`, `1-5`, `*/10`, `1-30/2`, and lists of those.
     fn takes(&self, text: &str) -> bool {
         text.split(',').all(|item| {
@@ -85,6 +168,27 @@ mod tests {
             assert!(text.parse::<Schedule>().is_ok(), "{text}");
         }
         assert_eq!("5  4 * * 0".parse::<Schedule>().unwrap().to_string(), "5 4 * * 0");
+    }
+
+    #[test]
+    fn the_next_time_is_the_one_that_a_cron_job_runs_at() {
+        for (schedule, after, next) in [
+            ("0 3 * * *", "2026-03-01T02:59:59Z", Some("2026-03-01T03:00:00Z")),
+            ("0 3 * * *", "2026-03-01T03:00:00Z", Some("2026-03-02T03:00:00Z")),
+            ("*/15 * * * *", "2026-12-31T23:50:00Z", Some("2027-01-01T00:00:00Z")),
+            ("5/20 8-9 * * *", "2026-03-01T08:26:00Z", Some("2026-03-01T08:45:00Z")),
+            ("0 6 * * sun", "2026-03-02T00:00:00Z", Some("2026-03-08T06:00:00Z")),
+            // Friday the 13th or any 13th or any Friday: cron takes the latter two.
+            ("0 0 13 * 5", "2026-03-07T00:00:00Z", Some("2026-03-13T00:00:00Z")),
+            ("0 0 13 * 5", "2026-03-13T00:00:00Z", Some("2026-03-20T00:00:00Z")),
+            ("0 0 */2 * 5", "2026-03-01T00:00:00Z", Some("2026-03-03T00:00:00Z")),
+            ("0 0 29 feb *", "2026-03-01T00:00:00Z", Some("2028-02-29T00:00:00Z")),
+            ("0 0 29 2 *", "2097-01-01T00:00:00Z", Some("2104-02-29T00:00:00Z")),
+            ("0 0 30 2 *", "2026-03-01T00:00:00Z", None),
+        ] {
+            let found = schedule.parse::<Schedule>().unwrap().next_after(after.parse().unwrap());
+            assert_eq!(found, next.map(|next| next.parse().unwrap()), "{schedule} after {after}");
+        }
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub const FAILOVER_BLOCKED: &str = "FailoverBlocked";
 pub const CONTINUOUS_ARCHIVING: &str = "ContinuousArchiving";
 /// Condition: there is a backup, and what is archived since makes every later point in time restorable.
 pub const RESTORABLE: &str = "Restorable";
+/// Condition: the last restore drill proved that what is stored restores.
+pub const RESTORE_PROVEN: &str = "RestoreProven";
 
 /// What was observed.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -85,6 +87,14 @@ pub struct DatabaseStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latest_restorable_time: Option<Time>,
 
+    /// End of the last restore drill that proved a restore.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_proven_restore_time: Option<Time>,
+
+    /// The last restore drill that ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore_drill: Option<RestoreDrill>,
+
     /// Label selector of the pods, for the scale subresource.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<String>,
@@ -94,10 +104,57 @@ pub struct DatabaseStatus {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub instances: Vec<Instance>,
 
-    /// Available, Progressing, Degraded, Durable, FailoverBlocked; with backups ContinuousArchiving and Restorable.
+    /// Available, Progressing, Degraded, Durable, FailoverBlocked; with backups ContinuousArchiving and Restorable,
+    /// with restore drills RestoreProven.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
+}
+
+/// How a restore drill ended.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RestoreDrill {
+    /// Name of its Job.
+    pub job: String,
+
+    /// Outcome.
+    #[serde(default)]
+    pub result: DrillResult,
+
+    /// What was restored and checked, or why it failed.
+    #[serde(default)]
+    pub message: String,
+
+    /// Name of the backup in the repository.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup_id: Option<String>,
+
+    /// Last transaction that was replayed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restored_to: Option<Time>,
+
+    /// When it began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Time>,
+
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<Time>,
+
+    /// How long it took.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration: Option<String>,
+}
+
+/// Outcome of a restore drill.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum DrillResult {
+    /// The data was restored and every check passed.
+    Proven,
+    /// It was not, for the reason in `message`.
+    #[default]
+    Failed,
 }
 
 /// One word for people.

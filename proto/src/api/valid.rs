@@ -115,6 +115,9 @@ pub enum InvalidDatabase {
     /// A setting that is not the user's.
     #[error("spec.postgresql.parameters: {0} {1}")]
     Reserved(String, &'static str),
+    /// A last backup that goes nowhere.
+    #[error("spec.deletionPolicy DeleteAfterBackup needs spec.backup: add it, or use Retain or Delete")]
+    LastBackup,
     /// Where, when or for how long.
     #[error("backups cannot be configured")]
     Backup(#[source] InvalidBackup),
@@ -153,7 +156,7 @@ impl ValidDatabase {
             app_database: bootstrap.initdb.database,
             backup: backup.map_err(InvalidDatabase::Backup)?,
             restore: restore.map_err(InvalidDatabase::Backup)?,
-            deletion_policy: spec.deletion_policy,
+            deletion_policy: deletion_policy(spec)?,
             affinity: spec.affinity.clone(),
             tolerations: spec.tolerations.clone(),
             topology_spread: spec.topology_spread.clone(),
@@ -187,6 +190,13 @@ fn timeout(
     let Some(wanted) = wanted else { return Ok(default) };
     let parsed = wanted.parse::<kube::core::Duration>().ok().filter(|parsed| !parsed.is_negative());
     parsed.map(Duration::from).ok_or_else(|| InvalidDatabase::Timeout(field, wanted.to_owned()))
+}
+
+fn deletion_policy(spec: &DatabaseSpec) -> Result<DeletionPolicy, InvalidDatabase> {
+    match (spec.deletion_policy, &spec.backup) {
+        (DeletionPolicy::DeleteAfterBackup, None) => Err(InvalidDatabase::LastBackup),
+        (policy, _) => Ok(policy),
+    }
 }
 
 fn parameters(spec: &DatabaseSpec) -> Result<BTreeMap<String, String>, InvalidDatabase> {
@@ -271,6 +281,7 @@ mod tests {
             (json!({"failover": {"syncTimeout": "-1s"}}), "spec.failover.syncTimeout"),
             (json!({"failover": {"ioTimeout": "6"}}), "spec.failover.ioTimeout"),
             (json!({"failover": {"maxLagBytes": -1}}), "spec.failover.maxLagBytes"),
+            (json!({"deletionPolicy": "DeleteAfterBackup"}), "needs spec.backup"),
             (json!({"postgresql": {"parameters": {"port": "1"}}}), "port is fixed"),
         ] {
             let error = parse(&changes).unwrap_err().to_string();

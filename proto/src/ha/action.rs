@@ -151,4 +151,6 @@ pub struct Summary {
     pub failover_blocked: Option<String>,
     /// Primary: until when it may accept without a further renewal.
     pub lease_valid_until: Option<BootTime>,
+    /// Primary: that is so because other members promised, since no renewal lands.
+    pub by_promise: bool,
 }

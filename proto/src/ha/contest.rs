@@ -334,7 +334,8 @@ pub(super) fn take(
     let view = turn.view;
     let (Some(me), Some(durable)) = (view.holder(), view.durable()) else { return };
     let vacancy = claimable.vacancy();
-    let epoch = observed.version.epoch.max(high.epoch).max(durable.sealed).next();
+    let known = observed.version.epoch.max(document.last_opened()).max(durable.sealed);
+    let epoch = known.max(high.epoch).next();
     let claimed = Document {
         timeline: document.timeline.max(high.timeline).next(),
         release: None,

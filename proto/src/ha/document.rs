@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
-use super::configuration::Configuration;
+use super::{configuration::Configuration, question};
 use crate::{
     identity::{DataId, Epoch, Ordinal},
     postgres::{Lsn, SystemIdentifier, Timeline, WalPosition},
@@ -156,6 +156,17 @@ impl Document {
     /// The opening of `epoch`, if its holder has opened and not only claimed.
     pub fn opened(&self, epoch: Epoch) -> Option<&Opening> {
         self.history.last().filter(|opening| opening.epoch == epoch)
+    }
+
+    /// The last epoch that was opened.
+    pub(super) fn last_opened(&self) -> Epoch {
+        self.history.last().map_or(Epoch::default(), |opening| opening.epoch)
+    }
+
+    /// The epoch of a Lease that states `stated` beside this document. A number far above all that was opened was
+    /// written by hand, and counting on from it would soon reach the end of all numbers: it counts as none.
+    pub fn epoch(&self, stated: Epoch) -> Epoch {
+        if question::is_plausible(stated, self.last_opened()) { stated } else { Epoch::default() }
     }
 
     /// Whether `answered` holds everything acknowledged so far: a read quorum of every configuration in force.

@@ -169,7 +169,8 @@ fn accept(turn: &mut Turn<'_>, tenure: &Tenure, document: &Document) {
         turn.doing("making sure that commits wait for whom they must");
         return;
     }
-    turn.doing(match tenure.counts_from(Duration::ZERO) > tenure.renewed_at {
+    turn.summary.by_promise = tenure.counts_from(Duration::ZERO) > tenure.renewed_at;
+    turn.doing(match turn.summary.by_promise {
         true => "leading by promise of other members: the API server cannot be reached, or refuses",
         false => "leading",
     });

@@ -119,9 +119,13 @@ fn not_mine(turn: &mut Turn<'_>, tenant: &Tenant) {
 
 fn mine(turn: &mut Turn<'_>, observed: &Observed, document: &Document) {
     turn.memory.bootstrap = None;
+    let me = turn.view.durable().map(|durable| durable.data_id);
     match document.opened(observed.version.epoch) {
-        Some(opening) => lead::lead(turn, observed, document, *opening),
-        None => takeover::advance(turn, observed, document),
+        // Another's opening is nobody's own: then somebody edited the Lease.
+        Some(opening) if me.is_none_or(|me| me == opening.primary) => {
+            lead::lead(turn, observed, document, *opening);
+        }
+        _ => takeover::advance(turn, observed, document),
     }
 }
 

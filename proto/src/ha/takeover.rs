@@ -95,6 +95,9 @@ fn step(turn: &mut Turn<'_>, takeover: &mut Takeover, document: &Document) -> Ne
     if let Some(next) = bring_up(turn, takeover) {
         return next;
     }
+    if document.last_opened() >= takeover.epoch {
+        return Next::ClaimAbove(document.last_opened());
+    }
     collect(turn.view, takeover, document);
     ask_to_seal(turn, takeover, document);
     if let Some(higher) = sealed_higher(turn.view, takeover.epoch) {

@@ -48,6 +48,7 @@ impl<'a> Turn<'a> {
             durable: None,
             failover_blocked: None,
             lease_valid_until: None,
+            by_promise: false,
         };
         Self { memory: memory.clone(), view, actions: Vec::new(), summary }
     }

@@ -6,6 +6,7 @@
 pub mod backup;
 pub mod chronicle;
 pub mod config;
+pub mod drill;
 pub mod http;
 pub mod peer;
 pub mod supervisor;

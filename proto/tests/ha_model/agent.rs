@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 
 use proto::{
+    clock::BootTime,
     ha::{
         self, Response,
         action::{Action, Event},
         configuration::Configuration,
         lease::{HolderField, LeaseVersion, LeaseWrite, Observed, Recorded, ResourceVersion, Sighting},
+        memory::Paced,
         profile::Profile,
-        question::Question,
+        question::{Question, Relay},
         sync_names::SyncNames,
         view::{LeaseView, Me, PeerReplies, SealedEnd, SqlFacts, Standby, Supervisor, Verified, View},
     },
@@ -57,8 +59,12 @@ impl World {
         ages::pass(&mut self.nodes[node].agent.memory, pace);
         for decision in 0.. {
             assert!(decision < DECISIONS, "member {node} never comes to rest: {:?}", self.nodes[node]);
-            let view = self.view(rules, node);
+            let view = self.view_at(rules, node, pace);
             let agent = &mut self.nodes[node].agent;
+            if pace == Pace::Heard {
+                // The next questions are a step of their own.
+                agent.memory.paced.insert(Paced::Relay, view.now);
+            }
             let decision = ha::decide(&agent.memory, &view);
             agent.refused = None;
             agent.memory = decision.memory;
@@ -70,7 +76,7 @@ impl World {
             }
         }
         self.nodes[node].agent.forget();
-        ages::settle(&mut self.nodes[node]);
+        ages::settle(&mut self.nodes[node], self.tick);
     }
 
     /// Carries an action out; says whether the next decision may be another for it.
@@ -100,7 +106,8 @@ impl World {
         }
     }
 
-    /// A seal is a step of its own. A survey has no effect on who answers it, and is answered at once.
+    /// A question is a step of its own. But a survey has no effect on who answers it, and is answered at once where
+    /// no promise can come between the answers.
     fn ask(&mut self, rules: &Rules, node: usize, member: usize, question: Question) -> bool {
         let known = self.nodes[node].agent.peers.get(&Ordinal(u8::try_from(member).unwrap())).cloned();
         match question {
@@ -108,9 +115,16 @@ impl World {
                 self.nodes[node].agent.asked.insert(member, question);
                 return known.is_some_and(|known| known.seal.is_some_and(|(asked, _)| asked > epoch));
             }
+            Question::Survey { .. } if rules.asks > 0 => {
+                self.nodes[node].agent.asked.insert(member, question);
+                return false;
+            }
             Question::Survey { .. } => self.question(rules, node, member, &question),
-            // No renewal of the model is ever late: docs/ha-evidence.md says what is left to the simulation.
-            Question::Relay(_) => return false,
+            Question::Relay(mut relay) => {
+                relay.asked_at = ages::time_of(self.tick);
+                self.nodes[node].agent.asked.insert(member, Question::Relay(relay));
+                return false;
+            }
         }
         let now = self.nodes[node].agent.peers.get(&Ordinal(u8::try_from(member).unwrap()));
         let said = |replies: Option<&PeerReplies>| replies?.survey.as_ref().map(|(_, reply)| reply.clone());
@@ -187,23 +201,27 @@ impl World {
         }
     }
 
-    /// A seal's question reaches `member`, and its answer comes back.
+    /// A question reaches `member`, and its answer comes back.
     pub(crate) fn answer(&mut self, rules: &Rules, asker: usize, member: usize) {
         if let Some(question) = self.nodes[asker].agent.asked.remove(&member) {
             self.question(rules, asker, member, &question);
             self.think(rules, member, Pace::Usual);
-            self.think(rules, asker, Pace::Usual);
+            let heard = if matches!(question, Question::Relay(_)) { Pace::Heard } else { Pace::Usual };
+            self.think(rules, asker, heard);
         }
     }
 
     fn question(&mut self, rules: &Rules, asker: usize, member: usize, question: &Question) {
+        if let Question::Relay(relay) = question {
+            return self.question_relay(rules, asker, member, relay);
+        }
         let view = self.view(rules, member);
         let (mut memory, response) = ha::answer(&self.nodes[member].agent.memory, &view, question);
         memory.paced.clear();
         self.nodes[member].agent.memory = memory;
         let reply = match response {
             Response::Reply(reply) => reply,
-            Response::Relay(_) => return,
+            Response::Relay(_) => unreachable!("only renewals are relayed"),
             Response::Order(order) => {
                 let result = self.order(rules, member, &order);
                 if matches!(order, Order::Seal { .. }) {
@@ -220,13 +238,29 @@ impl World {
         }
     }
 
+    /// A renewal to be relayed reaches `member`, and what came of it comes back.
+    fn question_relay(&mut self, rules: &Rules, asker: usize, member: usize, relay: &Relay) {
+        let (memory, view) = self.as_shown(rules, member, relay.renewal.contents.epoch);
+        let question = Question::Relay(Box::new(relay.clone()));
+        let reply = match ha::answer(&memory, &view, &question).1 {
+            Response::Reply(reply) => reply,
+            Response::Relay(relay) => self.relay(rules, member, &relay),
+            Response::Order(_) => unreachable!("a renewal costs no order"),
+        };
+        self.note_relay(rules, asker, member, relay, reply);
+    }
+
     pub(crate) fn view(&self, rules: &Rules, node: usize) -> View {
+        self.view_at(rules, node, Pace::Usual)
+    }
+
+    fn view_at(&self, rules: &Rules, node: usize, pace: Pace) -> View {
         let this = &self.nodes[node];
         let agent = &this.agent;
-        let renewed = agent.memory.tenure.as_ref().map_or(ages::renewed(), |tenure| tenure.renewed_at);
+        let now = ages::now(pace);
         View {
-            now: NOW,
-            started_at: proto::clock::BootTime::default(),
+            now,
+            started_at: agent.young.map_or(BootTime::default(), |_| ages::time_of(0)),
             me: Me {
                 ordinal: Ordinal(u8::try_from(node).unwrap()),
                 pod: format!("db-{node}"),
@@ -241,7 +275,7 @@ impl World {
                 refused: agent.refused,
                 next_write: self.next_write(node),
             },
-            supervisor: Supervisor::Reported(Box::new(this.report(renewed))),
+            supervisor: Supervisor::Reported(Box::new(this.report(now))),
             wal: agent.wal.clone(),
             sql: self.sql(rules, node),
             peers: agent.peers.clone(),
@@ -283,17 +317,21 @@ fn sighting(rules: &Rules, seen: &Seen) -> Sighting {
     let (stored, expired): (&Stored, bool) = match seen {
         Seen::NotYet => return Sighting::NotYet,
         Seen::Missing => return Sighting::Missing(NOW),
-        Seen::Version { stored, expired } => (stored, *expired),
+        Seen::Version { stored, expired, .. } => (stored, *expired),
     };
     let (first_seen, confirmed) = ages::sighted(expired);
+    Sighting::Seen(Observed { version: version(rules, stored), first_seen, confirmed })
+}
+
+/// A version as an agent reads it.
+pub(crate) fn version(rules: &Rules, stored: &Stored) -> LeaseVersion {
     let contents = &stored.contents;
-    let version = LeaseVersion {
+    LeaseVersion {
         resource_version: ResourceVersion(stored.version.to_string()),
         holder: contents.holder.clone().map_or(HolderField::Nobody, HolderField::Run),
         epoch: contents.epoch,
         write_id: Some(contents.write_id),
         duration: contents.duration,
         recorded: Recorded::Document(Box::new(mutants::shown(rules, &contents.document))),
-    };
-    Sighting::Seen(Observed { version, first_seen, confirmed })
+    }
 }

@@ -13,7 +13,7 @@ use proto::{
     ha::{fence, memory::Memory, profile::Profile},
 };
 
-use crate::world::Node;
+use crate::world::{Node, Seen};
 
 /// When every decision is made.
 pub(crate) const NOW: BootTime = BootTime(1_000_000_000_000);
@@ -23,6 +23,8 @@ const OLD: Duration = Duration::from_mins(2);
 const RECENT: Duration = Duration::from_millis(1_500);
 /// Older than the patience with a read quorum and with a shutdown record, and than a renewal interval.
 const LONG: Duration = Duration::from_secs(3);
+/// How much older a renewal is when the next is due.
+const DUE: Duration = Duration::from_millis(1_500);
 /// Younger than an end of WAL may be.
 const JUST: Duration = Duration::from_millis(400);
 
@@ -37,11 +39,41 @@ pub(crate) enum Pace {
     Missing,
     /// A renewal is due.
     Renew,
+    /// A renewal is so late that others are asked.
+    Late,
+    /// A moment after that: what they answered comes in.
+    Heard,
 }
 
-/// The fence of a renewal that landed a moment ago.
-pub(crate) fn renewed() -> BootTime {
-    NOW - RECENT
+/// How much later a decision is made in which a renewal of a moment ago is late.
+const LATE: Duration = Duration::from_millis(3_500);
+
+/// When a decision of this pace is made.
+pub(crate) fn now(pace: Pace) -> BootTime {
+    match pace {
+        Pace::Late | Pace::Heard => NOW + LATE,
+        _ => NOW,
+    }
+}
+
+/// A moment that counts from this tick: all of them are young, and in order.
+pub(crate) fn time_of(tick: u8) -> BootTime {
+    NOW - RECENT + Duration::from_millis(u64::from(tick))
+}
+
+/// The other way round.
+pub(crate) fn tick_of(time: BootTime) -> u8 {
+    u8::try_from(time.since(NOW - RECENT).as_millis()).unwrap_or(u8::MAX)
+}
+
+/// Until when a promise binds that was given at this tick.
+pub(crate) fn bound_until(tick: u8) -> BootTime {
+    time_of(tick) + OLD
+}
+
+/// When that was.
+pub(crate) fn given_at(until: BootTime) -> u8 {
+    tick_of(until - OLD)
 }
 
 /// Whether a remembered renewal still counts.
@@ -60,14 +92,18 @@ pub(crate) fn hurry(memory: &mut Memory) -> bool {
 }
 
 /// Puts the times of a node back to their ages.
-pub(crate) fn settle(node: &mut Node) {
+pub(crate) fn settle(node: &mut Node, tick: u8) {
+    let version = match &node.agent.seen {
+        Seen::Version { stored, .. } => Some(stored.version.to_string()),
+        Seen::NotYet | Seen::Missing => None,
+    };
     let memory = &mut node.agent.memory;
     memory.paced.clear();
     memory.told.clear();
     memory.failures = 0;
     memory.copies = 0;
-    // Only promises look at it, and nobody is ever late enough to ask for one.
-    memory.electorates = None;
+    // Only promises look at it, while the version is the same; nobody has asked for one before the first tick.
+    memory.electorates.take_if(|(of, _)| tick == 0 || Some(&of.0) != version.as_ref());
     memory.stand_aside_until = None;
     memory.leader_seen_at = None;
     memory.followed = false;
@@ -75,10 +111,12 @@ pub(crate) fn settle(node: &mut Node) {
     memory.idle_since = None;
     memory.starting_since = None;
     for write in &mut memory.writes {
-        write.at = young(write.at);
+        write.at = young(write.at, tick);
     }
     if let Some(tenure) = &mut memory.tenure {
-        tenure.renewed_at = young(tenure.renewed_at);
+        tenure.renewed_at = young(tenure.renewed_at, tick);
+        tenure.promised.iter_mut().for_each(|(at, _)| *at = young(*at, tick));
+        tenure.promised.take_if(|(at, _)| *at <= tenure.renewed_at);
         tenure.unbroken_since = NOW - OLD / 2;
     }
     if let Some(contest) = &mut memory.contest {
@@ -98,8 +136,14 @@ pub(crate) fn settle(node: &mut Node) {
     order(node);
 }
 
-fn young(time: BootTime) -> BootTime {
-    if counts(time) { renewed() } else { NOW - OLD }
+/// A moment of the decision just made is this tick; an earlier one stays.
+fn young(time: BootTime, tick: u8) -> BootTime {
+    match time {
+        time if !counts(time) => NOW - OLD,
+        time if time >= NOW => time_of(tick),
+        time if time < NOW - RECENT => time + DUE,
+        time => time,
+    }
 }
 
 /// What the core waits for with a limit.
@@ -154,7 +198,7 @@ fn order(node: &mut Node) {
 /// Lets a pace's time pass before a decision.
 pub(crate) fn pass(memory: &mut Memory, pace: Pace) {
     match pace {
-        Pace::Usual => {}
+        Pace::Usual | Pace::Late | Pace::Heard => {}
         Pace::Impatient => {
             patience(memory, LONG);
             if let Some(takeover) = &mut memory.takeover {
@@ -164,7 +208,7 @@ pub(crate) fn pass(memory: &mut Memory, pace: Pace) {
         Pace::Missing => memory.missing_since.values_mut().for_each(|at| *at = NOW - OLD),
         Pace::Renew => {
             let tenure = memory.tenure.iter_mut().filter(|tenure| counts(tenure.renewed_at));
-            tenure.for_each(|tenure| tenure.renewed_at = NOW - LONG);
+            tenure.for_each(|tenure| tenure.renewed_at = tenure.renewed_at - DUE);
         }
     }
 }
@@ -172,7 +216,7 @@ pub(crate) fn pass(memory: &mut Memory, pace: Pace) {
 /// Whether a pace would make a difference.
 pub(crate) fn matters(memory: &Memory, pace: Pace) -> bool {
     match pace {
-        Pace::Usual => true,
+        Pace::Usual | Pace::Heard => true,
         Pace::Impatient => {
             let takeover = memory.takeover.as_ref();
             takeover.is_some_and(|t| t.own_sealed_at.is_some() || t.catching_up.is_some())
@@ -180,13 +224,20 @@ pub(crate) fn matters(memory: &Memory, pace: Pace) -> bool {
         }
         Pace::Missing => !memory.missing_since.is_empty(),
         Pace::Renew => memory.tenure.as_ref().is_some_and(|tenure| counts(tenure.renewed_at)),
+        // Only a write of its own tells an agent who else may vote.
+        Pace::Late => memory.tenure.as_ref().is_some_and(|tenure| {
+            tenure.own && counts(tenure.promised.map_or(tenure.renewed_at, |(at, _)| at))
+        }),
     }
 }
 
 /// A holder's deadline has passed: none of its renewals counts any more, landed or not.
 pub(crate) fn outdate(memory: &mut Memory) {
     memory.writes.iter_mut().for_each(|write| write.at = NOW - OLD);
-    memory.tenure.iter_mut().for_each(|tenure| tenure.renewed_at = NOW - OLD);
+    if let Some(tenure) = &mut memory.tenure {
+        tenure.renewed_at = NOW - OLD;
+        tenure.promised = None;
+    }
 }
 
 /// When the version that an agent sees was first seen, and confirmed last.
@@ -197,8 +248,13 @@ pub(crate) fn sighted(expired: bool) -> (BootTime, BootTime) {
     }
 }
 
-/// The armed fence as a report shows it.
-pub(crate) fn fence_at(renewed_at: BootTime) -> (BootTime, BootTime) {
+/// The fence that was armed with this tick, as a report shows it.
+pub(crate) fn fence_at(armed: u8) -> (BootTime, BootTime) {
     let timing = fence::timing_for(Profile::Standard.timing().lease);
-    (renewed_at + timing.fast_stop, renewed_at + timing.kill)
+    (time_of(armed) + timing.fast_stop, time_of(armed) + timing.kill)
+}
+
+/// The tick that a fence which ends at this time counts from.
+pub(crate) fn armed_at(fast_stop_at: BootTime) -> u8 {
+    tick_of(fast_stop_at - Profile::Standard.timing().fast_stop)
 }

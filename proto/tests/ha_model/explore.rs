@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use stateright::{Checker, Expectation, Model};
 
-use crate::{Fault, Rules, SMALL, WIDE, number};
+use crate::{Fault, Rules, SMALL, WIDE, goals::OF_OUTAGES, number};
 
 /// Explores breadth first, to the end or to `limit` generated states; fails on whatever is violated, and, if it
 /// came to the end, on a goal that was not reached.
@@ -38,12 +38,39 @@ fn explore(what: &str, rules: &Rules, limit: usize) {
 /// waits to be looked at.
 const DEEP: u32 = 4_000_000;
 
+/// A round of questions of a primary whose renewals do not land.
+const AWAY: Rules = Rules { asks: 1, faults: 2, kinds: &[Fault::CutApi], goals: &OF_OUTAGES, ..SMALL };
+
 /// A primary and its only standby, two epochs, a commit, a lost pod: in every CI run.
 #[test]
 fn two_members() {
     for honest in [true, false] {
         let rules = Rules { members: 2, honest, commits: 1, faults: 1, kinds: &[Fault::LosePod], ..SMALL };
         explore("two members", &rules, number("HA_STATES", DEEP) as usize);
+    }
+}
+
+/// So many generated states each exploration of an outage makes in every CI run.
+const BEGINNING: u32 = 15_000;
+
+/// The API server is away from one or both: the primary is kept by the other, or relayed for. Only the beginning, in
+/// every CI run.
+#[test]
+fn two_members_and_an_outage() {
+    for honest in [true, false] {
+        let rules = Rules { members: 2, honest, ..AWAY };
+        explore("two members and an outage", &rules, number("HA_STATES", BEGINNING) as usize);
+    }
+}
+
+/// The same to its end, with two members and with three.
+#[test]
+#[ignore = "takes many minutes: docs/ha-evidence.md says how far it came"]
+fn deep_outage() {
+    let asks = u8::try_from(number("HA_ASKS", 1)).unwrap();
+    for (members, honest) in [(2, true), (2, false), (3, true), (3, false)] {
+        let rules = Rules { members, honest, asks, ..AWAY };
+        explore("an outage", &rules, number("HA_STATES", DEEP) as usize);
     }
 }
 

@@ -25,9 +25,18 @@ pub(crate) enum Goal {
     FailedClaim,
     /// Two faults, and a later leader accepts.
     TwoFaults,
+    /// A primary accepts by promise of others alone.
+    LedByPromise,
+    /// A renewal landed that another member wrote.
+    Relayed,
+    /// Promises were given, and another member leads.
+    PromiseOver,
 }
 
-/// All of them.
+/// Those that only an API server which is away makes possible.
+pub(crate) const OF_OUTAGES: [Goal; 3] = [Goal::LedByPromise, Goal::Relayed, Goal::PromiseOver];
+
+/// All others.
 pub(crate) const GOALS: [Goal; 7] = [
     Goal::Failover,
     Goal::Switchover,
@@ -51,6 +60,13 @@ impl Goal {
             Self::FailedClaim => {
                 Property::sometimes("failed claim, later success", |_, world| Self::FailedClaim.holds(world))
             }
+            Self::LedByPromise => {
+                Property::sometimes("led by promise", |_, world| Self::LedByPromise.holds(world))
+            }
+            Self::Relayed => Property::sometimes("relayed renewal", |_, world| Self::Relayed.holds(world)),
+            Self::PromiseOver => {
+                Property::sometimes("another leads after promises", |_, world| Self::PromiseOver.holds(world))
+            }
             Self::TwoFaults => {
                 Property::sometimes("two faults in a row", |_, world| Self::TwoFaults.holds(world))
             }
@@ -71,6 +87,9 @@ impl Goal {
             Self::ApiOutage => journal.write_unanswered && leads(world, 2),
             Self::FailedClaim => opened(Epoch(3)) && !opened(Epoch(2)) && leads(world, 3),
             Self::TwoFaults => world.faults >= 2 && leads(world, 3),
+            Self::LedByPromise => led_by_promise(world),
+            Self::Relayed => journal.relayed,
+            Self::PromiseOver => journal.promised && leads(world, 2),
         }
     }
 }
@@ -80,6 +99,13 @@ fn leads(world: &World, epoch: u32) -> bool {
     world.nodes.iter().any(|node| {
         let verified = node.agent.verified.as_ref().is_some_and(|verified| verified.epoch >= Epoch(epoch));
         node.life.is_primary() && verified
+    })
+}
+
+fn led_by_promise(world: &World) -> bool {
+    world.nodes.iter().any(|node| {
+        let promised = node.agent.memory.tenure.as_ref().is_some_and(|tenure| tenure.promised.is_some());
+        promised && node.life.is_primary() && node.life.fence.is_some() && node.agent.verified.is_some()
     })
 }
 

@@ -11,8 +11,11 @@ mod goals;
 mod model;
 mod mutants;
 mod plans;
+mod promise;
 mod server;
 mod walks;
+#[path = "../fakes/walsender.rs"]
+mod walsender;
 mod world;
 
 use goals::Goal;
@@ -36,6 +39,10 @@ pub(crate) enum Fault {
     ReadBack,
     /// A replication connection breaks.
     Disconnect,
+    /// The API server does not answer one member.
+    CutApi,
+    /// It answers reads only.
+    ReadOnlyApi,
 }
 
 /// Bounds of an exploration, and what is wrong in it.
@@ -58,6 +65,8 @@ pub(crate) struct Rules {
     pub(crate) timeouts: bool,
     /// Renewals that change nothing but the version.
     pub(crate) renewals: bool,
+    /// Rounds of questions of primaries whose renewals are late.
+    pub(crate) asks: u8,
     pub(crate) goals: &'static [Goal],
     pub(crate) mutant: Option<Mutant>,
 }
@@ -84,6 +93,7 @@ pub(crate) const SMALL: Rules = Rules {
     slow_reloads: false,
     timeouts: false,
     renewals: false,
+    asks: 0,
     goals: &[Goal::Failover, Goal::Rejoin],
     mutant: None,
 };
@@ -111,6 +121,20 @@ pub(crate) const WIDE: Rules = Rules {
     renewals: true,
     goals: &[],
     ..SMALL
+};
+
+/// The same with an API server that is away from some of them, or takes no writes.
+pub(crate) const OUTAGE: Rules = Rules {
+    asks: 8,
+    kinds: &[
+        Fault::CutApi,
+        Fault::ReadOnlyApi,
+        Fault::CrashPostgres,
+        Fault::RestartAgent,
+        Fault::LosePod,
+        Fault::LoseAnswer,
+    ],
+    ..WIDE
 };
 
 /// A bound from the environment.

@@ -19,7 +19,7 @@ use crate::{
     ages::{self, Pace},
     mutants::Mutant,
     world::{
-        Agent, Disk, InFlight, Journal, Life, Node, Process, Record, Seen, Stored, Violation, Walsender,
+        Agent, Api, Disk, InFlight, Journal, Life, Node, Process, Record, Seen, Stored, Violation, Walsender,
         World,
     },
 };
@@ -59,6 +59,14 @@ pub(crate) enum Step {
     Reload(usize, DataId),
     /// The checkpointer sets the flag.
     Checkpointer(usize),
+    /// A primary whose renewals are late asks the others.
+    Ask(usize),
+    /// What a member promised is over.
+    PromiseEnds(usize),
+    /// An agent has run for longer than a promise lasts.
+    Mature(usize),
+    /// The API server answers a member again.
+    Reach(usize),
     /// A fault.
     Fault(usize, Fault),
 }
@@ -109,7 +117,7 @@ pub(crate) fn formed(rules: &Rules) -> World {
     let node = |node: usize| {
         let mut life = Life::new(0);
         let mut agent = Agent::new();
-        agent.seen = Seen::Version { stored: lease.clone(), expired: false };
+        agent.seen = Seen::Version { stored: lease.clone(), expired: false, since: 0 };
         if node == 0 {
             life.process = Process::Primary { timeline: 2, switch: Lsn(100) };
             life.fence = Some(Epoch(1));
@@ -131,14 +139,25 @@ pub(crate) fn formed(rules: &Rules) -> World {
         let log = vec![first, second];
         let (sealed, stored) = (Epoch(1), Epoch(1));
         let disk = Disk { data_id: id(node), sealed, stored, opened, log, consistent_from: 0 };
-        Node { ordinal: u8::try_from(node).unwrap(), uid: 0, disk: Some(disk), life, agent }
+        let ordinal = u8::try_from(node).unwrap();
+        Node { ordinal, uid: 0, disk: Some(disk), life, agent, api: Api::Answers }
     };
     let nodes: Vec<Node> = (0..members).map(node).collect();
     let journal =
         Journal { writers: [(2, id(0))].into(), opened: [(Epoch(1), id(0), 2)].into(), ..Journal::default() };
     let before = None;
-    let mut world =
-        World { nodes, lease, before, late: Vec::new(), journal, faults: 0, wiped: 0, deleted: 0 };
+    let mut world = World {
+        nodes,
+        lease,
+        before,
+        late: Vec::new(),
+        journal,
+        faults: 0,
+        wiped: 0,
+        deleted: 0,
+        tick: 0,
+        asks: 0,
+    };
     // Everybody at rest: the first verification is written and has reached everybody.
     world.think(rules, 0, Pace::Usual);
     for standby in 1..members {
@@ -150,6 +169,8 @@ pub(crate) fn formed(rules: &Rules) -> World {
         world.think(rules, standby, Pace::Usual);
     }
     world.think(rules, 0, Pace::Usual);
+    // It has renewed before.
+    world.nodes[0].agent.memory.tenure.iter_mut().for_each(|tenure| tenure.own = rules.asks > 0);
     world
 }
 
@@ -157,11 +178,11 @@ impl World {
     fn current(&self) -> Seen {
         match self.lease.version {
             0 => Seen::Missing,
-            _ => Seen::Version { stored: self.lease.clone(), expired: false },
+            _ => Seen::Version { stored: self.lease.clone(), expired: false, since: self.tick },
         }
     }
 
-    fn is_current(&self, seen: &Seen) -> bool {
+    pub(crate) fn is_current(&self, seen: &Seen) -> bool {
         match seen {
             Seen::NotYet => false,
             Seen::Missing => self.lease.version == 0,
@@ -170,7 +191,7 @@ impl World {
     }
 
     /// Carries a write out if nobody was faster.
-    fn land(&mut self, rules: &Rules, write: InFlight) -> bool {
+    pub(crate) fn land(&mut self, rules: &Rules, write: InFlight) -> bool {
         let current = (self.lease.version > 0).then_some(self.lease.version);
         if write.basis != current && !rules.is(Mutant::AnyVersion) {
             return false;
@@ -209,6 +230,7 @@ impl World {
     pub(crate) fn fence(&mut self, rules: &Rules, node: usize) {
         let this = &mut self.nodes[node];
         ages::outdate(&mut this.agent.memory);
+        this.agent.peers.values_mut().for_each(|peer| peer.relay = None);
         if rules.is(Mutant::NoFence) {
             return;
         }
@@ -220,15 +242,10 @@ impl World {
     }
 
     fn expire(&mut self, rules: &Rules, node: usize) {
-        // With honest clocks L passes only after the holder's K.
-        if rules.honest
-            && let Some(holder) = &self.lease.contents.holder
-            && let Some(leader) = proto::pod::pod_ordinal(&holder.pod)
-        {
-            self.fence(rules, usize::from(leader.0));
-        }
-        if let Seen::Version { expired, .. } = &mut self.nodes[node].agent.seen {
+        if let Seen::Version { expired, since, .. } = &mut self.nodes[node].agent.seen {
             *expired = true;
+            let since = *since;
+            self.elapse(rules, since);
         }
     }
 
@@ -244,11 +261,11 @@ impl World {
                 this.restart_container();
                 self.think(rules, node, Pace::Usual);
             }
-            Fault::RestartAgent => self.lose_agent(node),
+            Fault::RestartAgent => self.lose_agent(rules, node),
             Fault::LosePod => {
                 this.restart_container();
                 this.uid += 1;
-                self.lose_agent(node);
+                self.lose_agent(rules, node);
             }
             Fault::LoseVolume => {
                 self.fault(rules, node, Fault::LosePod);
@@ -265,12 +282,17 @@ impl World {
                 self.think(rules, node, Pace::Usual);
             }
             Fault::DeleteLease => self.deleted = std::mem::take(&mut self.lease.version),
+            Fault::CutApi => this.api = Api::Away,
+            Fault::ReadOnlyApi => this.api = Api::ReadsOnly,
             Fault::LoseAnswer | Fault::ReadBack | Fault::Disconnect => {}
         }
     }
 
-    fn lose_agent(&mut self, node: usize) {
-        let agent = std::mem::replace(&mut self.nodes[node].agent, Agent::new());
+    fn lose_agent(&mut self, rules: &Rules, node: usize) {
+        let remembers = rules.asks == 0 || rules.is(Mutant::PromiseForgotten);
+        let young = (!remembers).then_some(self.tick);
+        self.tick += u8::from(!remembers);
+        let agent = std::mem::replace(&mut self.nodes[node].agent, Agent { young, ..Agent::new() });
         self.late.extend(agent.in_flight);
     }
 }
@@ -299,6 +321,7 @@ impl Model for Rules {
         for (index, node) in world.nodes.iter().enumerate() {
             self.agent_steps(world, index, node, steps);
             self.server_steps(world, index, node, steps);
+            self.outage_steps(world, index, node, steps);
             self.faults(world, index, node, steps);
         }
         steps.extend((0..world.late.len()).map(Step::LandLate));
@@ -351,20 +374,38 @@ impl Rules {
         if self.renewals && agent.in_flight.is_none() && ages::matters(&agent.memory, Pace::Renew) {
             steps.push(Step::Think(index, Pace::Renew));
         }
-        if !world.is_current(&agent.seen) {
+        if node.api != Api::Away && !world.is_current(&agent.seen) {
             steps.push(Step::Read(index));
         }
-        if let Seen::Version { stored, expired: false } = &agent.seen
+        if let Seen::Version { stored, expired: false, .. } = &agent.seen
+            && node.api != Api::Away
             && stored.version == world.lease.version
             && stored.contents.epoch < Epoch(self.epochs)
             && stored.contents.holder.as_ref().is_some_and(|holder| holder.pod != format!("db-{index}"))
         {
             steps.push(Step::Expire(index));
         }
-        if agent.in_flight.is_some() {
+        if agent.in_flight.is_some() && node.api == Api::Answers {
             steps.push(Step::Land(index));
         }
         steps.extend(agent.asked.keys().map(|member| Step::Answer { asker: index, member: *member }));
+    }
+
+    fn outage_steps(&self, world: &World, index: usize, node: &Node, steps: &mut Vec<Step>) {
+        let agent = &node.agent;
+        if node.api != Api::Answers {
+            steps.push(Step::Reach(index));
+            let late = node.life.is_primary() && ages::matters(&agent.memory, Pace::Late);
+            if late && world.asks < self.asks {
+                steps.push(Step::Ask(index));
+            }
+        }
+        if agent.memory.promise.is_some() {
+            steps.push(Step::PromiseEnds(index));
+        }
+        if agent.young.is_some() {
+            steps.push(Step::Mature(index));
+        }
     }
 
     fn server_steps(&self, world: &World, index: usize, node: &Node, steps: &mut Vec<Step>) {
@@ -414,17 +455,18 @@ impl Rules {
                 // Whether the holder may make it again is a matter of clocks.
                 Fault::DeleteLease => self.honest && index == 0 && world.lease.version > 0,
                 Fault::LoseAnswer => {
-                    if node.agent.in_flight.is_some() {
+                    if node.agent.in_flight.is_some() && node.api == Api::Answers {
                         steps.extend([Step::LandUnanswered(index), Step::GiveUp(index)]);
                     }
                     false
                 }
                 Fault::ReadBack => {
-                    if world.before.is_some() {
+                    if world.before.is_some() && node.api != Api::Away {
                         steps.push(Step::ReadBack(index));
                     }
                     false
                 }
+                Fault::CutApi | Fault::ReadOnlyApi => node.api == Api::Answers,
                 Fault::Disconnect => false,
             };
             if applies {
@@ -443,7 +485,8 @@ impl Rules {
             Step::ReadBack(node) => {
                 world.faults += 1;
                 let stored = world.before.clone()?;
-                world.nodes[node].agent.seen = Seen::Version { stored, expired: false };
+                let since = world.tick;
+                world.nodes[node].agent.seen = Seen::Version { stored, expired: false, since };
                 world.think(self, node, Pace::Usual);
             }
             Step::Expire(node) => {
@@ -500,6 +543,13 @@ impl Rules {
             Step::Reload(node, id) => world.reload(node, id),
             Step::Checkpointer(node) => {
                 world.checkpointer(node);
+                world.think(self, node, Pace::Usual);
+            }
+            Step::Ask(node) => world.ask_to_relay(self, node),
+            Step::PromiseEnds(node) => world.promise_ends(self, node)?,
+            Step::Mature(node) => world.mature(self, node)?,
+            Step::Reach(node) => {
+                world.nodes[node].api = Api::Answers;
                 world.think(self, node, Pace::Usual);
             }
             Step::Fault(node, fault) => world.fault(self, node, fault),

@@ -46,6 +46,14 @@ pub(crate) enum Mutant {
     PromotionBelowSeal,
     /// L2: the supervisor has no fence.
     NoFence,
+    /// Review S-4b: a member that is sealed for a higher epoch promises all the same.
+    SealedPromises,
+    /// Findings: one promise is taken for everybody's.
+    PromiseOfOne,
+    /// Review S-4a, L4: an agent that restarted answers as if it knew what it had promised.
+    PromiseForgotten,
+    /// Review S-4d: a promise ends when the primary's own clock says so.
+    PromiseTooShort,
 }
 
 /// What the core is shown of a document.

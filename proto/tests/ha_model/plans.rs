@@ -7,7 +7,7 @@ use proto::identity::DataId;
 use stateright::Model;
 
 use crate::{
-    Fault, Rules, WIDE,
+    Fault, OUTAGE, Rules, WIDE,
     ages::Pace,
     model::{
         Step::{self, *},
@@ -40,46 +40,23 @@ fn loses(mutant: Mutant, k: u8, steps: &[Step]) {
     assert_eq!(found, Some((steps.len() - 1, Violation::S2)), "{mutant:?}");
 }
 
-/// 1 claims, 2 seals and forgets it with its container, streams on from the old primary, and acknowledges.
+/// 1 claims and 2 seals. What comes then makes 2 somebody who streams on from the old primary, and acknowledges.
+fn loses_after_a_seal(mutant: Mutant, then: &[Step]) {
+    let sealed = [Expire(1), Land(1), Answer { asker: 1, member: 2 }];
+    let acknowledged = [Commit(0), Stream(2), Reply(0, DataId(12)), Land(1), Finish(1)];
+    loses(mutant, 1, &[&sealed[..], then, &acknowledged].concat());
+}
+
+/// 2 forgets its seal with its container.
 #[test]
 fn a_seal_is_forgotten_with_the_container() {
-    loses(
-        Mutant::SealForgotten,
-        1,
-        &[
-            Expire(1),
-            Land(1),
-            Answer { asker: 1, member: 2 },
-            Fault(2, Fault::KillContainer),
-            Commit(0),
-            Stream(2),
-            Reply(0, DataId(12)),
-            Land(1),
-            Finish(1),
-        ],
-    );
+    loses_after_a_seal(Mutant::SealForgotten, &[Fault(2, Fault::KillContainer)]);
 }
 
 /// 2 is copied anew under its old name from the primary of an older epoch, after its old data was counted.
 #[test]
 fn a_copy_keeps_the_name_of_the_data_it_replaces() {
-    loses(
-        Mutant::CloneKeepsName,
-        1,
-        &[
-            Expire(1),
-            Land(1),
-            Answer { asker: 1, member: 2 },
-            Fault(2, Fault::LoseVolume),
-            ReadBack(2),
-            Finish(2),
-            Commit(0),
-            Stream(2),
-            Reply(0, DataId(12)),
-            Land(1),
-            Finish(1),
-        ],
-    );
+    loses_after_a_seal(Mutant::CloneKeepsName, &[Fault(2, Fault::LoseVolume), ReadBack(2), Finish(2)]);
 }
 
 /// 2 follows 1 in epoch 2 without a note of it, and then the frozen primary of epoch 1, which costs it what 1
@@ -229,4 +206,112 @@ fn a_lease_that_was_given_back_is_not_made_again() {
     let steps =
         [Fault(0, Fault::KillContainer), LandUnanswered(0), Fault(0, Fault::DeleteLease), Read(0), Land(0)];
     assert_eq!(play(&rules, &steps), None);
+}
+
+/// The mistake makes two accept, with honest clocks and an API server that is away from some.
+fn leads_beside(mutant: Mutant, members: u8, k: u8, steps: &[Step]) {
+    let rules = Rules { honest: true, members, k, ..OUTAGE };
+    assert_eq!(play(&rules, steps), None, "without the mistake");
+    let found = play(&Rules { mutant: Some(mutant), ..rules }, steps);
+    assert_eq!(found, Some((steps.len() - 1, Violation::S1)), "{mutant:?}");
+}
+
+/// 2 counts one answer of before a promise and one of after another, and claims while 0 lives by promises. 3 is sealed
+/// for that claim when 0 asks it again, and promises: it counts for both.
+#[test]
+fn a_sealed_member_promises() {
+    leads_beside(
+        Mutant::SealedPromises,
+        4,
+        1,
+        &[
+            Fault(0, Fault::CutApi),
+            Fault(1, Fault::CutApi),
+            Fault(3, Fault::CutApi),
+            Ask(0),
+            Answer { asker: 0, member: 3 },
+            Expire(2),
+            Answer { asker: 2, member: 1 },
+            Ask(0),
+            Answer { asker: 0, member: 1 },
+            PromiseEnds(3),
+            Answer { asker: 2, member: 3 },
+            Land(2),
+            Answer { asker: 2, member: 3 },
+            Ask(0),
+            Answer { asker: 0, member: 3 },
+            PromiseEnds(1),
+            Answer { asker: 2, member: 1 },
+            Land(2),
+            Finish(2),
+        ],
+    );
+}
+
+/// 3 alone has promised, and 1 and 2 are a read quorum without it.
+#[test]
+fn one_promise_is_taken_for_everybodys() {
+    leads_beside(
+        Mutant::PromiseOfOne,
+        4,
+        2,
+        &[
+            Fault(0, Fault::CutApi),
+            Fault(3, Fault::CutApi),
+            Ask(0),
+            Answer { asker: 0, member: 3 },
+            Expire(2),
+            Answer { asker: 2, member: 1 },
+            Land(2),
+            Answer { asker: 2, member: 1 },
+            Land(2),
+            Finish(2),
+        ],
+    );
+}
+
+/// 1 has promised, restarts, and answers as if it had not.
+#[test]
+fn a_promise_is_forgotten_by_a_restart() {
+    leads_beside(
+        Mutant::PromiseForgotten,
+        3,
+        1,
+        &[
+            Fault(0, Fault::CutApi),
+            Fault(1, Fault::CutApi),
+            Ask(0),
+            Answer { asker: 0, member: 1 },
+            Fault(1, Fault::RestartAgent),
+            Expire(2),
+            Answer { asker: 2, member: 1 },
+            Land(2),
+            Answer { asker: 2, member: 1 },
+            Land(2),
+            Finish(2),
+        ],
+    );
+}
+
+/// 1 takes its promise for over while 0 still counts on it.
+#[test]
+fn a_promise_ends_too_early() {
+    leads_beside(
+        Mutant::PromiseTooShort,
+        3,
+        1,
+        &[
+            Fault(0, Fault::CutApi),
+            Fault(1, Fault::CutApi),
+            Ask(0),
+            Answer { asker: 0, member: 1 },
+            Expire(2),
+            PromiseEnds(1),
+            Answer { asker: 2, member: 1 },
+            Land(2),
+            Answer { asker: 2, member: 1 },
+            Land(2),
+            Finish(2),
+        ],
+    );
 }

@@ -15,6 +15,7 @@ use crate::{
     Rules,
     ages::{self, NOW},
     mutants::Mutant,
+    walsender::released_up_to,
     world::{Disk, Life, Node, Process, Record, Violation, Walsender, World},
 };
 
@@ -22,7 +23,7 @@ use crate::{
 const SYSTEM: SystemIdentifier = SystemIdentifier(7);
 
 impl Node {
-    pub(crate) fn report(&self, renewed_at: BootTime) -> Report {
+    pub(crate) fn report(&self, now: BootTime) -> Report {
         let life = &self.life;
         let server = match &life.process {
             Process::Stopped { last, shutdown } => {
@@ -38,10 +39,10 @@ impl Node {
             }
             Process::Stopping { .. } => Server::Stopping,
         };
-        let (fast_stop_at, kill_at) = ages::fence_at(renewed_at);
+        let (fast_stop_at, kill_at) = ages::fence_at(life.armed);
         Report {
             run: RunId(format!("run{}", life.run)),
-            at: NOW,
+            at: now,
             data: self.disk.as_ref().map_or(Data::Empty, |disk| Data::Present(durable(disk))),
             server,
             job: life.job.as_ref().map(|job| Job { kind: kind(job), since: NOW, progress: None }),
@@ -105,6 +106,7 @@ impl World {
                     return refuse("the deadline has passed");
                 }
                 life.fence = Some(*epoch);
+                life.armed = ages::armed_at(*fast_stop_at);
             }
             Order::Seal { epoch } => return self.seal(rules, node, *epoch),
             Order::EndOfWal => {
@@ -385,24 +387,10 @@ impl World {
 }
 
 impl Life {
-    /// PostgreSQL's own rule, with this walsender's names and everybody's priority: which commits may be
-    /// acknowledged.
+    /// Which commits may be acknowledged after a reply of this standby.
     fn release(&mut self, by: DataId) -> Vec<Lsn> {
-        let Some(SyncNames::Any { k, standbys }) = self.senders.get(&by).map(|sender| sender.names.clone())
-        else {
-            return Vec::new();
-        };
-        if !standbys.contains(&by) {
-            return Vec::new();
-        }
-        let has_priority = |(id, sender): &(&DataId, &Walsender)| match &sender.names {
-            SyncNames::Any { standbys, .. } => standbys.contains(id),
-            SyncNames::Off | SyncNames::Closed => false,
-        };
-        let mut flushed: Vec<Lsn> =
-            self.senders.iter().filter(has_priority).map(|(_, sender)| sender.flushed).collect();
-        flushed.sort_unstable_by(|a, b| b.cmp(a));
-        let Some(limit) = flushed.get(usize::from(k) - 1).copied() else { return Vec::new() };
+        let senders = self.senders.iter().map(|(id, sender)| (*id, &sender.names, sender.flushed));
+        let Some(limit) = released_up_to(by, senders) else { return Vec::new() };
         let done: Vec<Lsn> = self.waiting.iter().copied().filter(|end| *end <= limit).collect();
         self.waiting.retain(|end| *end > limit);
         done

@@ -8,7 +8,7 @@ use proto::{
     ha::{
         lease::{Contents, WriteId},
         memory::Memory,
-        question::Question,
+        question::{Question, Reply},
         sync_names::SyncNames,
         view::{LocalWal, PeerReplies, SwitchoverRequest, Verified},
     },
@@ -16,6 +16,8 @@ use proto::{
     postgres::{Lsn, Timeline, WalPosition},
     wire::supervisor::{Ended, JobEnd, Order},
 };
+
+use crate::promise::write_in;
 
 /// Bytes that a record takes.
 pub(crate) const RECORD: u64 = 100;
@@ -84,6 +86,8 @@ pub(crate) struct Life {
     pub(crate) last_job: Option<JobEnd>,
     /// The epoch whose fence is armed and has not passed.
     pub(crate) fence: Option<Epoch>,
+    /// The tick that it counts from.
+    pub(crate) armed: u8,
     pub(crate) names: SyncNames,
     /// Whether commits wait: set by the checkpointer.
     pub(crate) flag: bool,
@@ -101,6 +105,7 @@ impl Life {
             job: None,
             last_job: None,
             fence: None,
+            armed: 0,
             names: SyncNames::Closed,
             flag: true,
             senders: BTreeMap::new(),
@@ -116,6 +121,7 @@ impl Life {
         *self = Self {
             process: Process::Stopped { last: Some(last), shutdown },
             fence: self.fence,
+            armed: self.armed,
             last_job: self.last_job.take(),
             ..Self::new(self.run)
         };
@@ -143,7 +149,12 @@ pub(crate) struct InFlight {
 pub(crate) enum Seen {
     NotYet,
     Missing,
-    Version { stored: Stored, expired: bool },
+    Version {
+        stored: Stored,
+        expired: bool,
+        /// The tick at which it was seen first.
+        since: u8,
+    },
 }
 
 /// One agent process with what its driver keeps.
@@ -153,7 +164,7 @@ pub(crate) struct Agent {
     pub(crate) seen: Seen,
     pub(crate) in_flight: Option<InFlight>,
     pub(crate) refused: Option<WriteId>,
-    /// Seals that are asked for, by member.
+    /// Questions on their way, by member.
     pub(crate) asked: BTreeMap<usize, Question>,
     pub(crate) peers: BTreeMap<Ordinal, PeerReplies>,
     pub(crate) wal: LocalWal,
@@ -161,6 +172,8 @@ pub(crate) struct Agent {
     pub(crate) commits_wait: bool,
     pub(crate) checkpoint: Option<Timeline>,
     pub(crate) switchover: Option<SwitchoverRequest>,
+    /// The tick at which it started, if that is less than L ago.
+    pub(crate) young: Option<u8>,
 }
 
 impl Agent {
@@ -177,8 +190,18 @@ impl Agent {
             commits_wait: false,
             checkpoint: None,
             switchover: None,
+            young: None,
         }
     }
+}
+
+/// What the API server is to one pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Api {
+    Answers,
+    /// It takes no writes.
+    ReadsOnly,
+    Away,
 }
 
 /// One pod.
@@ -189,6 +212,7 @@ pub(crate) struct Node {
     pub(crate) disk: Option<Disk>,
     pub(crate) life: Life,
     pub(crate) agent: Agent,
+    pub(crate) api: Api,
 }
 
 /// What has happened, for the properties.
@@ -206,6 +230,8 @@ pub(crate) struct Journal {
     pub(crate) released_for_switchover: bool,
     pub(crate) fell_back: bool,
     pub(crate) write_unanswered: bool,
+    pub(crate) relayed: bool,
+    pub(crate) promised: bool,
 }
 
 /// Which property does not hold any more.
@@ -229,6 +255,9 @@ pub(crate) struct World {
     pub(crate) journal: Journal,
     pub(crate) faults: u8,
     pub(crate) wiped: u8,
+    /// Moments whose order matters so far, and rounds of questions of a primary that cannot renew.
+    pub(crate) tick: u8,
+    pub(crate) asks: u8,
     /// The version that was deleted: one that is made again is above it.
     pub(crate) deleted: u32,
 }
@@ -247,8 +276,8 @@ impl World {
         };
         let late = self.late.iter().map(|write| write.contents.write_id);
         let known: BTreeSet<WriteId> = agent.known_ids().into_iter().chain(late).collect();
-        let first = seen * 100 + i64::from(self.nodes[node].ordinal) * 10;
-        (first..first + 10).map(WriteId).find(|id| !known.contains(id)).unwrap_or_default()
+        let first = seen * 1_000 + i64::from(self.nodes[node].ordinal) * 100;
+        (first..first + 100).map(WriteId).find(|id| !known.contains(id)).unwrap_or_default()
     }
 
     /// S2: what was acknowledged in an earlier epoch is in the log of a later primary.
@@ -294,10 +323,23 @@ impl Agent {
             memory.contest.as_ref().and_then(|contest| contest.survey),
             memory.handover.and_then(|handover| handover.survey),
         ];
+        // A survey of earlier has no effect on whom it reaches.
+        self.asked.retain(|_, question| match question {
+            Question::Survey { id, .. } => surveys.iter().flatten().any(|survey| survey.id == *id),
+            Question::Seal { .. } | Question::Relay(_) => true,
+        });
         let claimed = memory.takeover.as_ref().map(|takeover| takeover.epoch);
         for peer in self.peers.values_mut() {
             peer.survey.take_if(|(id, _)| !surveys.iter().flatten().any(|survey| survey.id == *id));
             peer.seal.take_if(|(epoch, _)| Some(*epoch) != claimed);
+        }
+        let tenure = memory.tenure.as_ref();
+        for peer in self.peers.values_mut() {
+            // Promises that count are in the tenure; others may count together with later ones.
+            peer.relay.take_if(|given| {
+                let promised = matches!(given.reply, Reply::Promised { .. });
+                !promised || tenure.is_none_or(|t| t.epoch != given.epoch || given.asked_at <= t.renewed_at)
+            });
         }
         self.peers.retain(|_, peer| *peer != PeerReplies::default());
     }
@@ -312,6 +354,7 @@ impl Agent {
         let mut ids: Vec<WriteId> = memory.writes.iter().map(|write| write.id).collect();
         ids.extend(surveys.into_iter().flatten().map(|survey| survey.id.0));
         ids.extend(answered);
+        ids.extend(self.asked.values().filter_map(write_in));
         ids.extend(self.in_flight.iter().map(|write| write.contents.write_id));
         if let Seen::Version { stored, .. } = &self.seen {
             ids.push(stored.contents.write_id);

@@ -443,6 +443,45 @@ fn s4_a_claim_alone_promotes_nothing() {
     assert!(!promotes(&view));
 }
 
+/// Somebody edited the holder, or the epoch: neither says that I opened what another did.
+#[test]
+fn s4_another_members_opening_promotes_nothing() {
+    let mut observed = held(0, document());
+    observed.version.holder = HolderField::Run(holder(1));
+    let mut view = member(1, Sighting::Seen(observed));
+    view.wal = sealed(4, at(5, 500));
+    change(&mut view, |report| {
+        report.fence = Some(Fence {
+            epoch: Epoch(4),
+            fast_stop_at: NOW + Duration::from_secs(7),
+            kill_at: NOW + Duration::from_millis(8_500),
+        });
+    });
+    assert!(!promotes(&view));
+    // It claims above that opening, as after any other claim.
+    let claim = writes(&decide(&view))[0].contents().clone();
+    assert_eq!((claim.epoch, claim.holder), (Epoch(5), Some(holder(1))));
+    assert_eq!(claim.document.configurations, document().configurations);
+}
+
+/// An epoch set back by hand: what was opened is still counted on from.
+#[test]
+fn s3_the_claim_is_above_what_was_opened() {
+    let mut observed = held(60, document());
+    observed.version.epoch = Epoch(1);
+    let mut view = member(1, Sighting::Seen(observed));
+    change(&mut view, |report| {
+        if let Data::Present(durable) = &mut report.data {
+            durable.sealed = Epoch(2);
+        }
+    });
+    let mut answer = surveyed(2, 500);
+    if let Reply::Surveyed(testimony) = &mut answer.1 {
+        testimony.sealed = Epoch(3);
+    }
+    assert_eq!(contend(view, &[answer]).unwrap().contents().epoch, Epoch(5));
+}
+
 #[test]
 fn s2_another_timeline_than_the_reserved_one_is_ended() {
     // Review S-2.

@@ -6,6 +6,7 @@ use proto::{
 };
 
 use crate::{
+    hand::Edit,
     server::{Life, Process},
     world::World,
 };
@@ -35,6 +36,8 @@ pub(crate) enum Fault {
     Switchover(Option<u8>),
     Scale(u8),
     Profile(Profile),
+    DeleteLease,
+    EditLease(Edit),
     Heal,
 }
 
@@ -107,6 +110,8 @@ impl World {
             Fault::Switchover(to) => self.switchover(to),
             Fault::Scale(replicas) => self.config.replicas = replicas,
             Fault::Profile(profile) => self.config.profile = profile,
+            Fault::DeleteLease => self.delete_lease(),
+            Fault::EditLease(edit) => self.edit_lease(edit),
             Fault::Heal => self.heal(),
         }
     }

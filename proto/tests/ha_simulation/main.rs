@@ -4,24 +4,24 @@
 #![allow(clippy::unwrap_used, reason = "a test: what it builds is known to be there")]
 
 mod acceptance;
+mod clocks;
 mod dice;
 mod faults;
+mod hand;
 mod long;
 mod mutants;
 mod outage;
 mod server;
 mod servers;
 mod volumes;
+#[path = "../fakes/walsender.rs"]
+mod walsender;
 mod wire;
 mod world;
 
 use faults::Fault;
 use proptest::prelude::*;
-use proto::{
-    ha::{lease::Contents, profile::Profile},
-    identity::{Epoch, Holder, RunId},
-    wire::config::Durability,
-};
+use proto::wire::config::Durability;
 use world::{World, config};
 
 const SECOND: u64 = 1_000_000;
@@ -204,40 +204,6 @@ fn required_waits() {
     assert!(world.journal.acknowledged.len() > acknowledged);
 }
 
-#[test]
-fn lease_is_deleted_under_its_holder() {
-    let mut world = formed(9, Durability::Preferred);
-    let (primary, epoch) = (world.primary(), world.journal.last_epoch);
-    world.lease.version = 0;
-    world.lease.contents = None;
-    world.until(10 * SECOND, "it is made again", |world| world.lease.contents.is_some());
-    world.until(20 * SECOND, "healthy", |world| world.is_healthy(3));
-    assert_eq!((world.primary(), world.journal.last_epoch), (primary, epoch));
-}
-
-/// What a hand may do to a Lease. Clearing the holder is a release in another's name, so that for a moment two may
-/// accept (S1); what was acknowledged stays, and all becomes well by itself.
-#[test]
-fn a_lease_edited_by_hand_loses_nothing_and_heals() {
-    let edits: [fn(&mut Contents); 5] = [
-        |lease| lease.holder = None,
-        |lease| lease.holder = Some(Holder { pod: "x".into(), pod_uid: "y".into(), run: RunId("z".into()) }),
-        |lease| lease.epoch = Epoch(0),
-        |lease| lease.epoch = Epoch(1_000),
-        |lease| lease.duration = Profile::Tolerant.timing().lease,
-    ];
-    for (seed, edit) in edits.into_iter().enumerate() {
-        let mut world = formed(20 + u64::try_from(seed).unwrap(), Durability::Preferred);
-        world.honest = false;
-        world.run(3 * SECOND);
-        edit(world.lease.contents.as_mut().unwrap());
-        world.journal.last_epoch = world.lease.contents.as_ref().unwrap().epoch;
-        world.lease.version = world.fresh();
-        world.run(5 * SECOND);
-        world.until(90 * SECOND, "healthy", |world| world.is_healthy(3));
-    }
-}
-
 fn fault(nodes: usize) -> impl Strategy<Value = Fault> {
     let node = 0..nodes;
     prop_oneof![
@@ -263,6 +229,7 @@ fn survive(mut world: World, faults: Vec<(u64, Fault)>, members: usize) {
     }
     world.run(SECOND);
     world.heal();
+    world.mend_lease();
     // Ten minutes: a member that will never become consistent is given that long when nobody remembers why.
     world.until(900 * SECOND, "healthy after healing", |world| world.is_healthy(members));
 }

@@ -150,7 +150,7 @@ impl World {
     }
 }
 
-const MODES: [Durability; 3] = [Durability::Preferred, Durability::Required, Durability::Async];
+pub(crate) const MODES: [Durability; 3] = [Durability::Preferred, Durability::Required, Durability::Async];
 const OUTAGES: [Fault; 3] = [Fault::ApiDown, Fault::ApiReadOnly, Fault::CutApi(0)];
 
 /// Takes a member away for good.
@@ -185,6 +185,26 @@ fn nor_does_one_with_a_replica_lost() {
             world.run(lost_before);
             world.endures(&format!("{durability:?} {outage:?}, member 2 lost"), &[outage]);
         }
+    }
+}
+
+/// For whoever is on call: who leads by promise says so, and who is relayed for does not.
+#[test]
+fn who_leads_by_promise_says_so() {
+    for (outage, by_promise) in
+        [(Fault::ApiDown, true), (Fault::ApiReadOnly, true), (Fault::CutApi(0), false)]
+    {
+        let mut world = formed(38, Durability::Preferred);
+        let says = |world: &World| {
+            let summary = world.nodes[0].agent.as_ref().and_then(|agent| agent.summary.as_ref());
+            summary.map(|summary| summary.by_promise)
+        };
+        world.apply(outage);
+        world.run(20 * SECOND);
+        assert_eq!(says(&world), Some(by_promise), "{outage:?}");
+        world.heal();
+        world.run(5 * SECOND);
+        assert_eq!(says(&world), Some(false), "{outage:?} is over");
     }
 }
 
@@ -312,7 +332,7 @@ fn promise_too_short() {
     });
 }
 
-fn outage(nodes: usize) -> impl Strategy<Value = Fault> {
+pub(crate) fn outage(nodes: usize) -> impl Strategy<Value = Fault> {
     prop_oneof![
         4 => fault(nodes),
         2 => Just(Fault::ApiDown),

@@ -16,7 +16,7 @@ use proto::{
 /// Bytes that a record takes.
 pub(crate) const RECORD: u64 = 100;
 
-use crate::mutants::Mutant;
+use crate::{mutants::Mutant, walsender::released_up_to};
 
 /// Numbers of shutdown records begin here; at most one server stops at one instant under one timeline.
 const SHUTDOWN: u64 = 1 << 60;
@@ -334,24 +334,10 @@ impl Life {
         Some((proto::pod::pod_ordinal(name)?, upstream.slot.is_some()))
     }
 
-    /// A walsender got a reply: PostgreSQL's own rule, with this walsender's names and everybody's priority.
-    /// Says which commits may be acknowledged.
+    /// A walsender got a reply: which commits may be acknowledged.
     pub(crate) fn release(&mut self, by: DataId) -> Vec<u64> {
-        let Some(SyncNames::Any { k, standbys }) = self.senders.get(&by).map(|sender| sender.names.clone())
-        else {
-            return Vec::new();
-        };
-        if !standbys.contains(&by) {
-            return Vec::new();
-        }
-        let has_priority = |(id, sender): &(&DataId, &Walsender)| match &sender.names {
-            SyncNames::Any { standbys, .. } => standbys.contains(id),
-            SyncNames::Off | SyncNames::Closed => false,
-        };
-        let mut flushed: Vec<Lsn> =
-            self.senders.iter().filter(has_priority).map(|(_, sender)| sender.flushed).collect();
-        flushed.sort_unstable_by(|a, b| b.cmp(a));
-        let Some(limit) = flushed.get(usize::from(k) - 1).copied() else { return Vec::new() };
+        let senders = self.senders.iter().map(|(id, sender)| (*id, &sender.names, sender.flushed));
+        let Some(limit) = released_up_to(by, senders) else { return Vec::new() };
         let (done, waiting) = self.waiting.iter().partition(|(_, end)| *end <= limit);
         self.waiting = waiting;
         let done: Vec<(u64, Lsn)> = done;

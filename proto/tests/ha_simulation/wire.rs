@@ -6,6 +6,7 @@ use proto::{
         self, Response,
         action::{Action, Event},
         configuration::Configuration,
+        document::Document,
         lease::{
             Contents, HolderField, LeaseVersion, LeaseWrite, Observed, Recorded, ResourceVersion, Sighting,
             WriteId,
@@ -19,6 +20,11 @@ use proto::{
 
 use crate::mutants::Mutant;
 use crate::world::{Message, STEP, TIMEOUT, World};
+
+/// `leaseTransitions` has 31 bits: a number beyond them is left out, and read as none.
+pub(crate) fn stated(epoch: Epoch) -> Epoch {
+    if i32::try_from(epoch.0).is_ok() { epoch } else { Epoch::default() }
+}
 
 impl World {
     pub(crate) fn act(&mut self, node: usize, action: Action) {
@@ -177,17 +183,22 @@ impl World {
             Some(contents) => LeaseVersion {
                 resource_version: version,
                 holder: contents.holder.clone().map_or(HolderField::Nobody, HolderField::Run),
-                epoch: contents.epoch,
+                epoch: contents.document.epoch(stated(contents.epoch)),
                 write_id: Some(contents.write_id),
                 duration: contents.duration,
-                // Through the text, as the driver does.
-                recorded: ha::document::Document::parse(&contents.document.to_json()).map_or_else(
-                    |error| Recorded::Unreadable(error.to_string()),
-                    |document| Recorded::Document(Box::new(document)),
-                ),
+                recorded: self.recorded(&contents.document),
             },
         };
         Sighting::Seen(Observed { version, first_seen: BootTime(0), confirmed: sent })
+    }
+
+    /// The document through its text, as the driver reads it.
+    fn recorded(&self, document: &Document) -> Recorded {
+        let text = if self.lease.legible { document.to_json() } else { "{}".to_owned() };
+        Document::parse(&text).map_or_else(
+            |error| Recorded::Unreadable(error.to_string()),
+            |document| Recorded::Document(Box::new(document)),
+        )
     }
 
     pub(crate) fn put(&mut self, node: usize, sent: BootTime, deadline: u64, write: &LeaseWrite) {
@@ -219,6 +230,7 @@ impl World {
         self.check_write(contents);
         self.lease.version = self.fresh();
         self.lease.contents = Some(contents.clone());
+        self.lease.legible = true;
         self.notify();
     }
 
@@ -240,8 +252,9 @@ impl World {
         assert!(timeline >= self.journal.last_timeline, "S3: timeline goes back to {timeline}");
         self.journal.last_epoch = contents.epoch;
         self.journal.last_timeline = timeline;
-        if contents.document.opened(contents.epoch).is_some() {
-            self.journal.opened.insert(contents.epoch);
+        if let Some(opening) = contents.document.opened(contents.epoch) {
+            let first = *self.journal.opened.entry(opening.epoch).or_insert(opening.primary);
+            assert_eq!(first, opening.primary, "S3: epoch {} is opened twice", opening.epoch);
         }
         if self.trace {
             let show = |c: &Configuration| format!("(e{} k{} {:?})", c.epoch, c.k, c.standbys);

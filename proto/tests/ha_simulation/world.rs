@@ -52,6 +52,8 @@ pub(crate) struct Node {
     pub(crate) frozen_until: u64,
     /// Local clock: offset, and rate in per cent.
     pub(crate) clock: (u64, u64),
+    /// How far its wall clock, which names writes, is off.
+    pub(crate) wall_hours: i64,
     pub(crate) label: Option<Role>,
     pub(crate) deleted: bool,
 }
@@ -83,8 +85,12 @@ pub(crate) struct Sql {
 /// The Lease as the API server stores it.
 #[derive(Clone, Debug)]
 pub(crate) struct Stored {
+    /// Zero: there is none.
     pub(crate) version: u64,
+    /// `None`: never initialised.
     pub(crate) contents: Option<Contents>,
+    /// Whether the document can be read.
+    pub(crate) legible: bool,
 }
 
 pub(crate) enum Message {
@@ -155,7 +161,8 @@ pub(crate) struct Journal {
     pub(crate) acknowledged: BTreeMap<u64, Epoch>,
     /// Who promoted to which timeline.
     pub(crate) writers: BTreeMap<u32, DataId>,
-    pub(crate) opened: BTreeSet<Epoch>,
+    /// Whose data opened each epoch.
+    pub(crate) opened: BTreeMap<Epoch, DataId>,
     pub(crate) events: Vec<(u64, usize, Event)>,
     pub(crate) last_epoch: Epoch,
     pub(crate) last_timeline: u32,
@@ -211,7 +218,7 @@ impl World {
     pub(crate) fn new(seed: u64, pods: usize, config: AgentConfig) -> Self {
         let mut dice = Dice::new(seed);
         let nodes = (0..pods)
-            .map(|_| Node {
+            .map(|node| Node {
                 disk: None,
                 volume: Volume::default(),
                 life: None,
@@ -221,6 +228,7 @@ impl World {
                 pod_uid: dice.next(),
                 frozen_until: 0,
                 clock: (1_000_000 + dice.below(1 << 40), 97 + dice.below(7)),
+                wall_hours: (i64::try_from(node).unwrap() * 7) % 5 - 2,
                 label: None,
                 deleted: false,
             })
@@ -229,7 +237,7 @@ impl World {
             now: 0,
             dice,
             nodes,
-            lease: Stored { version: 1, contents: None },
+            lease: Stored { version: 1, contents: None, legible: true },
             api_up: true,
             api_read_only: false,
             api_cut: BTreeSet::new(),
@@ -354,9 +362,8 @@ impl World {
     }
 
     pub(crate) fn view(&mut self, node: usize) -> View {
-        // Named by wall clocks that differ by hours.
-        let hours = (i64::try_from(node).unwrap() * 7) % 5 - 2;
-        let next_write = WriteId(i64::try_from(self.fresh()).unwrap() + hours * 3_600_000_000);
+        let wall = self.nodes[node].wall_hours * 3_600_000_000;
+        let next_write = WriteId(i64::try_from(self.fresh()).unwrap() + wall);
         let local = self.local(node);
         let sql = self.sql(node);
         let this = &self.nodes[node];

@@ -37,7 +37,7 @@ pub(super) fn init(cluster: &Cluster, shape: &Shape) -> Vec<Container> {
 }
 
 /// Puts the binary where both other containers find it.
-fn install(agent_image: &str) -> Container {
+pub(in crate::build) fn install(agent_image: &str) -> Container {
     Container {
         name: INSTALL_CONTAINER.to_owned(),
         image: Some(agent_image.to_owned()),

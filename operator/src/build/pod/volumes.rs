@@ -2,16 +2,18 @@
 
 use k8s_openapi::api::core::v1::{
     ConfigMapProjection, ConfigMapVolumeSource, DownwardAPIProjection, DownwardAPIVolumeFile,
-    EmptyDirVolumeSource, KeyToPath, ObjectFieldSelector, ProjectedVolumeSource, SecretProjection,
-    SecretVolumeSource, ServiceAccountTokenProjection, Volume, VolumeMount, VolumeProjection,
+    EmptyDirVolumeSource, EphemeralVolumeSource, KeyToPath, ObjectFieldSelector,
+    PersistentVolumeClaimTemplate, ProjectedVolumeSource, SecretProjection, SecretVolumeSource,
+    ServiceAccountTokenProjection, Volume, VolumeMount, VolumeProjection,
 };
+use kube::api::ObjectMeta;
 use proto::pod::{
     BACKUP_CREDENTIALS_DIR, CONFIG_DIR, DATA_DIR, PASSWORDS_DIR, RESTORE_CREDENTIALS_DIR, RESTORE_DIR,
     RUN_DIR, TLS_DIR,
 };
 
 use crate::{
-    build::{Shape, VOLUME_DATA, config_map_name, restore_name, secret},
+    build::{Shape, VOLUME_DATA, config_map_name, restore_name, secret, stateful_set::claim},
     cluster::Cluster,
 };
 
@@ -53,11 +55,7 @@ fn always(cluster: &Cluster) -> Vec<Volume> {
     vec![
         memory(RUN),
         memory(SHARED_MEMORY),
-        Volume {
-            name: TEMPORARY.to_owned(),
-            empty_dir: Some(EmptyDirVolumeSource::default()),
-            ..Volume::default()
-        },
+        temporary(),
         config_map(CONFIG, config_map_name(cluster)),
         Volume {
             name: TLS.to_owned(),
@@ -109,6 +107,38 @@ pub(super) fn of_restore() -> Vec<VolumeMount> {
     mounts
 }
 
+/// Volumes of a pod that restores into a volume of its own: what to restore is in the ConfigMap `map`, and the keys
+/// are those of backups.
+pub(in crate::build) fn of_scratch_pod(cluster: &Cluster, map: String) -> Vec<Volume> {
+    let secret = backup_credentials(cluster).unwrap_or_else(|| map.clone());
+    vec![
+        memory(RUN),
+        memory(SHARED_MEMORY),
+        temporary(),
+        config_map(RESTORE, map),
+        optional_secret(RESTORE_CREDENTIALS, secret),
+        scratch(cluster),
+    ]
+}
+
+/// As [`of_restore`], without the certificates of the Database.
+pub(in crate::build) fn of_scratch() -> Vec<VolumeMount> {
+    of_restore().into_iter().filter(|mount| mount.name != TLS).collect()
+}
+
+/// A volume that comes and goes with its pod.
+fn scratch(cluster: &Cluster) -> Volume {
+    let template = PersistentVolumeClaimTemplate {
+        metadata: Some(ObjectMeta { labels: Some(cluster.labels_of_helpers()), ..ObjectMeta::default() }),
+        spec: claim(cluster, &cluster.spec.storage_quantity),
+    };
+    Volume {
+        name: VOLUME_DATA.to_owned(),
+        ephemeral: Some(EphemeralVolumeSource { volume_claim_template: Some(template) }),
+        ..Volume::default()
+    }
+}
+
 /// Mounts of PostgreSQL's container. `/dev/shm` in memory without the runtime's 64 MiB: parallel queries use it.
 pub(super) fn of_postgres() -> Vec<VolumeMount> {
     vec![
@@ -138,6 +168,14 @@ fn optional_secret(name: &str, secret: String) -> Volume {
             optional: Some(true),
             ..SecretVolumeSource::default()
         }),
+        ..Volume::default()
+    }
+}
+
+fn temporary() -> Volume {
+    Volume {
+        name: TEMPORARY.to_owned(),
+        empty_dir: Some(EmptyDirVolumeSource::default()),
         ..Volume::default()
     }
 }

@@ -38,7 +38,11 @@ impl World {
     }
 
     async fn reconcile(&self) -> Result<Action, ReconcileError> {
-        let stored = self.server.get(DATABASE).unwrap();
+        self.reconcile_at(DATABASE).await
+    }
+
+    async fn reconcile_at(&self, path: &str) -> Result<Action, ReconcileError> {
+        let stored = self.server.get(path).unwrap();
         let guard: DeserializeGuard<Database> = serde_json::from_value(stored).unwrap();
         reconcile(Arc::new(guard), Arc::clone(&self.context)).await
     }
@@ -97,6 +101,45 @@ async fn a_second_reconcile_of_an_unchanged_world_writes_nothing() {
     world.reconcile().await.unwrap();
     assert_eq!(world.writes(), Vec::<String>::new());
     assert_eq!(world.server.take_events(), Vec::<String>::new());
+}
+
+/// Two Databases of one name in two namespaces share the operator, and nothing that is written.
+#[tokio::test]
+async fn a_database_of_the_same_name_elsewhere_is_another() {
+    let world = World::settled(&json!({})).await;
+    let elsewhere = |path: &str| path.replace("/prod/", "/staging/");
+    let twin = elsewhere(DATABASE);
+    let mut stored = fixtures::stored_database(&json!({}));
+    stored["metadata"]["namespace"] = json!("staging");
+    stored["metadata"]["uid"] = json!("7c22");
+    world.server.put(&twin, stored);
+    for _ in 0..3 {
+        world.reconcile_at(&twin).await.unwrap();
+    }
+    let stays_there = |writes: Vec<String>| {
+        assert!(!writes.is_empty());
+        assert!(writes.iter().all(|write| write.contains("/namespaces/staging/")), "{writes:?}");
+    };
+    stays_there(world.server.take_writes());
+    let own = |path: &str, field: &str| {
+        let [ours, theirs] = [path.to_owned(), elsewhere(path)]
+            .map(|path| world.server.get(&path).and_then(|object| object.pointer(field).cloned()));
+        assert!(
+            ours.is_some() && theirs.is_some() && ours != theirs,
+            "{field} of {path}: {ours:?}, {theirs:?}"
+        );
+    };
+    own(LEASE, "/metadata/annotations/db.example.com~1never-initialised");
+    own(&format!("{CORE}/secrets/orders-db-app"), "/data/password");
+    // Members answer only who has a certificate of their own CA.
+    own(&format!("{CORE}/secrets/orders-db-tls"), "/data/ca.crt");
+    world.server.edit(&twin, |database| {
+        database["metadata"]["deletionTimestamp"] = json!(Timestamp::now().to_string());
+    });
+    world.reconcile_at(&twin).await.unwrap();
+    stays_there(world.server.take_writes());
+    world.reconcile().await.unwrap();
+    assert_eq!(world.writes(), Vec::<String>::new(), "nothing of the first one is missed");
 }
 
 #[tokio::test]
@@ -251,7 +294,7 @@ async fn deletion_waits_for_the_instances_and_keeps_the_data() {
     world.server.put(&pod, json!({"metadata": {"name": "orders-db-0", "namespace": "prod"}}));
     deleted(&world);
     let waiting = world.reconcile().await.unwrap_err();
-    assert!(waiting.is_waiting(), "{waiting}");
+    assert!(waiting.waits().is_some(), "{waiting}");
     assert!(world.server.get(STATEFUL_SET).is_none());
     assert_eq!(world.server.get(DATABASE).unwrap()["status"]["phase"], "Deleting");
     world.server.remove(&pod);
@@ -276,6 +319,80 @@ async fn deletion_with_delete_takes_data_lease_and_passwords() {
     }
 }
 
+fn phase_of_last_backup(world: &World, status: Value) {
+    let path = "/apis/db.example.com/v1alpha1/namespaces/prod/backups/orders-db-last-4bd1";
+    world.server.edit(path, |backup| backup["status"] = status);
+}
+
+#[tokio::test]
+async fn deletion_after_a_backup_takes_nothing_before_it_is_complete() {
+    let spec = json!({"deletionPolicy": "DeleteAfterBackup", "backup": backup(true)});
+    let world = World::settled(&spec).await;
+    initialised(&world);
+    let volume = volume(&world);
+    deleted(&world);
+    let untouched = || [STATEFUL_SET, LEASE, volume.as_str()].map(|path| world.server.get(path).is_some());
+    assert!(matches!(world.reconcile().await, Err(ReconcileError::Finalize(FinalizeError::BackingUp))));
+    assert_eq!(world.condition("Progressing")["reason"], "LastBackup");
+    phase_of_last_backup(&world, json!({"phase": "Failed", "error": "the store says 403"}));
+    for _ in 0..2 {
+        let stopped = world.reconcile().await.unwrap_err();
+        assert_eq!(stopped.waits(), Some(LATER));
+        assert_eq!(untouched(), [true; 3]);
+    }
+    assert_eq!(world.condition("Degraded")["reason"], "LastBackupFailed");
+    assert_eq!(world.server.take_events(), ["LastBackupFailed"], "once");
+    let completed_at = Timestamp::now().to_string();
+    phase_of_last_backup(&world, json!({"phase": "Completed", "completedAt": completed_at}));
+    world.reconcile().await.unwrap();
+    assert_eq!(untouched(), [false; 3]);
+    assert_eq!(world.server.get(DATABASE).unwrap()["metadata"]["finalizers"], json!([]));
+}
+
+#[tokio::test]
+async fn instances_have_their_time_after_a_long_backup() {
+    let spec = json!({"deletionPolicy": "DeleteAfterBackup", "backup": backup(true)});
+    let world = World::settled(&spec).await;
+    initialised(&world);
+    let volume = volume(&world);
+    let pod = format!("{CORE}/pods/orders-db-0");
+    world.server.put(&pod, json!({"metadata": {"name": "orders-db-0", "namespace": "prod"}}));
+    world.server.edit(DATABASE, |database| {
+        database["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    });
+    world.reconcile().await.unwrap_err();
+    let completed_at = Timestamp::now().to_string();
+    phase_of_last_backup(&world, json!({"phase": "Completed", "completedAt": completed_at}));
+    for _ in 0..2 {
+        let waiting = world.reconcile().await;
+        assert!(matches!(waiting, Err(ReconcileError::Finalize(FinalizeError::Leaving(1)))));
+        assert!(world.server.get(&volume).is_some());
+    }
+    world.server.remove(&pod);
+    world.reconcile().await.unwrap();
+    assert!(world.server.get(&volume).is_none());
+}
+
+#[tokio::test]
+async fn what_never_had_data_needs_no_last_backup() {
+    let world = World::settled(&json!({"deletionPolicy": "DeleteAfterBackup", "backup": backup(true)})).await;
+    deleted(&world);
+    world.reconcile().await.unwrap();
+    assert!(world.server.get(LEASE).is_none());
+}
+
+#[tokio::test]
+async fn a_person_may_go_on_without_the_last_backup_and_keep_the_volumes() {
+    let world = World::settled(&json!({"deletionPolicy": "DeleteAfterBackup", "backup": backup(true)})).await;
+    initialised(&world);
+    let volume = volume(&world);
+    deleted(&world);
+    world.reconcile().await.unwrap_err();
+    world.server.edit(DATABASE, |database| database["spec"]["deletionPolicy"] = json!("Retain"));
+    world.reconcile().await.unwrap();
+    assert!(world.server.get(&volume).is_some() && world.server.get(STATEFUL_SET).is_none());
+}
+
 #[tokio::test]
 async fn a_lease_that_was_never_used_goes_with_its_database() {
     let world = World::settled(&json!({})).await;
@@ -294,8 +411,9 @@ async fn the_schedule_comes_is_suspended_and_goes_with_the_spec() {
     world.server.edit(DATABASE, |database| database["spec"]["backup"] = backup(true));
     world.reconcile().await.unwrap();
     let made = world.writes();
-    for written in ["serviceaccounts", "roles", "rolebindings", "cronjobs"] {
-        assert!(made.contains(&format!("PATCH {written}/orders-db-backup")), "{written} in {made:?}");
+    assert!(made.contains(&"PATCH cronjobs/orders-db-backup".to_owned()), "{made:?}");
+    for written in ["serviceaccounts", "roles", "rolebindings"] {
+        assert!(made.contains(&format!("PATCH {written}/orders-db.backup")), "{written} in {made:?}");
     }
     world.reconcile().await.unwrap();
     assert_eq!(world.writes(), Vec::<String>::new());
@@ -306,7 +424,7 @@ async fn the_schedule_comes_is_suspended_and_goes_with_the_spec() {
     world.writes();
 
     // As the API server gives them; the test's own does not.
-    for path in [CRON_JOB, "/api/v1/namespaces/prod/serviceaccounts/orders-db-backup"] {
+    for path in [CRON_JOB, "/api/v1/namespaces/prod/serviceaccounts/orders-db.backup"] {
         world.server.edit(path, |object| object["metadata"]["uid"] = json!("c0"));
     }
     world.server.edit(DATABASE, |database| {
@@ -314,7 +432,7 @@ async fn the_schedule_comes_is_suspended_and_goes_with_the_spec() {
     });
     world.reconcile().await.unwrap();
     assert!(world.server.get(CRON_JOB).is_none());
-    assert!(world.server.get(&format!("{CORE}/serviceaccounts/orders-db-backup")).is_none());
+    assert!(world.server.get(&format!("{CORE}/serviceaccounts/orders-db.backup")).is_none());
     world.writes();
     world.reconcile().await.unwrap();
     assert_eq!(world.writes(), Vec::<String>::new());
@@ -327,6 +445,42 @@ async fn a_cron_job_of_somebody_else_is_left_alone() {
     world.server.put(CRON_JOB, theirs);
     world.reconcile().await.unwrap();
     assert!(world.server.get(CRON_JOB).is_some());
+}
+
+#[tokio::test]
+async fn a_drill_is_recorded_told_once_and_then_its_pod_goes_with_its_volume() {
+    let mut wanted = backup(true);
+    wanted["drillSchedule"] = json!("0 6 * * 0");
+    let world = World::settled(&json!({"backup": wanted})).await;
+    assert!(world.server.get("/apis/batch/v1/namespaces/prod/cronjobs/orders-db-drill").is_some());
+    assert!(world.server.get(&format!("{CORE}/configmaps/orders-db-drill")).is_some());
+    assert_eq!(world.condition("RestoreProven")["reason"], "NoDrillYet");
+    let failed = json!({"type": "Failed", "status": "True", "lastTransitionTime": "2026-03-01T07:00:00Z"});
+    world.server.put(
+        "/apis/batch/v1/namespaces/prod/jobs/orders-db-drill-1",
+        json!({"metadata": {"name": "orders-db-drill-1", "namespace": "prod", "uid": "j1", "ownerReferences":
+            [{"apiVersion": "batch/v1", "kind": "CronJob", "name": "orders-db-drill", "uid": "c1"}]},
+            "status": {"conditions": [failed]}}),
+    );
+    let pod = format!("{CORE}/pods/orders-db-drill-1-x");
+    world.server.put(
+        &pod,
+        json!({"metadata": {"name": "orders-db-drill-1-x", "namespace": "prod", "ownerReferences":
+            [{"apiVersion": "batch/v1", "kind": "Job", "name": "orders-db-drill-1", "uid": "j1"}]}}),
+    );
+    world.reconcile().await.unwrap();
+    assert_eq!(world.condition("RestoreProven")["reason"], "DrillFailed");
+    assert_eq!(world.server.take_events(), ["RestoreDrillFailed"]);
+    assert!(world.server.get(&pod).is_none());
+    world.writes();
+    world.reconcile().await.unwrap();
+    assert_eq!(world.writes(), Vec::<String>::new());
+    assert_eq!(world.server.take_events(), Vec::<String>::new());
+
+    world.server.edit(DATABASE, |database| database["spec"]["backup"] = backup(true));
+    world.reconcile().await.unwrap();
+    assert!(world.server.get("/apis/batch/v1/namespaces/prod/cronjobs/orders-db-drill").is_none());
+    assert_eq!(world.condition("RestoreProven"), json!(null));
 }
 
 #[tokio::test]

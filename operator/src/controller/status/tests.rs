@@ -29,6 +29,7 @@ pub(super) struct World {
     plan: Plan,
     beginning: Beginning,
     pub(super) repository: Option<RepositoryFacts>,
+    pub(super) drill: Option<RestoreDrill>,
     refused: Option<String>,
 }
 
@@ -61,6 +62,7 @@ impl World {
             },
             beginning: Beginning::Empty,
             repository: None,
+            drill: None,
             refused: None,
         }
     }
@@ -69,6 +71,7 @@ impl World {
         let view = View {
             beginning: &self.beginning,
             repository: self.repository.as_ref(),
+            drill: self.drill.as_ref(),
             cluster: &self.cluster,
             members: &self.members,
             lease: &self.lease,

@@ -21,6 +21,8 @@ pub struct ValidBackup {
     pub enabled: bool,
     /// When.
     pub schedule: Schedule,
+    /// When a restore is proven, if ever.
+    pub drill: Option<Schedule>,
     /// For how long.
     pub retention_days: u32,
     /// Where to.
@@ -65,6 +67,9 @@ pub enum InvalidBackup {
     /// Not a schedule.
     #[error("spec.backup.schedule cannot be used")]
     Schedule(#[source] InvalidSchedule),
+    /// Not a schedule.
+    #[error("spec.backup.drillSchedule cannot be used")]
+    Drill(#[source] InvalidSchedule),
     /// Out of 1 to 3650.
     #[error("spec.backup.retention is {0}: use 1 to {MAX_RETENTION} days")]
     Retention(i32),
@@ -98,6 +103,12 @@ impl ValidBackup {
         Ok(Self {
             enabled: policy.enabled,
             schedule: policy.schedule.parse().map_err(InvalidBackup::Schedule)?,
+            drill: policy
+                .drill_schedule
+                .as_deref()
+                .map(str::parse)
+                .transpose()
+                .map_err(InvalidBackup::Drill)?,
             retention_days: days.ok_or(InvalidBackup::Retention(policy.retention))?,
             store,
         })
@@ -204,7 +215,7 @@ mod tests {
     #[test]
     fn a_destination_is_all_that_it_takes() {
         let valid = backup(&json!({})).unwrap();
-        assert!(valid.enabled);
+        assert!(valid.enabled && valid.drill.is_none());
         assert_eq!((valid.schedule.to_string().as_str(), valid.retention_days), ("0 3 * * *", 14));
         let archive = valid.store.archive;
         assert_eq!((archive.path_style, archive.allow_http, archive.endpoint), (false, false, None));
@@ -224,6 +235,7 @@ mod tests {
     fn what_the_rules_missed_is_refused() {
         for (changes, part) in [
             (json!({"schedule": "daily"}), "spec.backup.schedule"),
+            (json!({"drillSchedule": "weekly"}), "spec.backup.drillSchedule"),
             (json!({"retention": 0}), "spec.backup.retention is 0"),
             (json!({"destination": "/backups"}), "destination \"/backups\""),
             (json!({"destination": "s3://"}), "destination \"s3://\""),
