@@ -92,7 +92,10 @@ fn present(
     let virgin = durable.opened.is_none() && durable.sealed == Epoch::default();
     let others = usize::from(view.config.replicas).saturating_sub(1);
     if !virgin && found.len() < others {
-        turn.doing("found data of an earlier life: waiting until every member has said what it has");
+        let silent = silent(view, survey(turn), found);
+        turn.doing(format!(
+            "found data of an earlier life: waiting until every member has said what it has ({silent})"
+        ));
         return;
     }
     if !matches!(view.server(), Some(Server::Standby { .. })) {
@@ -119,6 +122,17 @@ fn present(
         return;
     }
     first_claim(turn, observed, durable, mine.timeline, found);
+}
+
+/// Who has not said what it has, and why not: somebody has to bring it back, or empty its volume.
+fn silent(view: &View, survey: Survey, found: &BTreeMap<Ordinal, Option<Testimony>>) -> String {
+    let others = (0..view.config.replicas).map(Ordinal).filter(|member| *member != view.me.ordinal);
+    let silent = others.filter(|member| !found.contains_key(member));
+    let told = silent.map(|member| match contest::reply(view, member, survey) {
+        Some(Reply::Refused(refused)) => format!("member {member}: {}", refused.why),
+        _ => format!("member {member} has not answered"),
+    });
+    told.collect::<Vec<_>>().join("; ")
 }
 
 /// Lists everybody whose data is of this cluster, and claims.

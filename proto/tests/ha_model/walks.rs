@@ -132,16 +132,18 @@ fn nothing_is_violated_where_nothing_is_wrong() {
     assert!(reached.is_superset(&BTreeSet::from(GOALS)), "{reached:?}");
 }
 
-/// The same with an API server that is away from some of the members.
+/// The same with an API server that is away from some of the members, which few walks make much of.
 #[test]
 fn nothing_is_violated_during_outages() {
     let first = u64::from(number("HA_SEED", 0));
-    let last = first + u64::from(number("HA_WALKS", 60));
+    let last = first + u64::from(number("HA_WALKS", 300));
+    let mut reached = BTreeSet::new();
     for honest in [true, false] {
         let (found, goals) = hunt(&Rules { honest, ..OUTAGE }, first..last);
         assert_eq!(found, None);
-        assert!(goals.is_superset(&BTreeSet::from(OF_OUTAGES)), "{goals:?}");
+        reached.extend(goals);
     }
+    assert!(reached.is_superset(&BTreeSet::from(OF_OUTAGES)), "{reached:?}");
 }
 
 /// Mistakes that walks find, hunted from a little before the first seed that was seen to find them.

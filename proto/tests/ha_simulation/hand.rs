@@ -45,6 +45,8 @@ impl World {
     pub(crate) fn delete_lease(&mut self) {
         self.lease.version = 0;
         self.lease.contents = None;
+        // A number that only a hand wrote is gone with the Lease: its holder makes it again with its own.
+        self.journal.last_epoch = self.journal.agents_epoch;
         self.notify();
     }
 
@@ -92,9 +94,22 @@ impl World {
         if self.lease.contents.is_none() {
             // The claims that only the old Lease knew of are forgotten with it.
             self.journal.last_epoch = Epoch::default();
+            self.journal.agents_epoch = Epoch::default();
             self.journal.last_timeline = 0;
+            self.empty_unfinished_copies();
         }
         self.notify();
+    }
+
+    /// Nobody leads before every member has said what it has, which one with an unfinished copy never can: the
+    /// members say which one that is, and the person empties its volume.
+    fn empty_unfinished_copies(&mut self) {
+        for node in 0..self.nodes.len() {
+            let disk = self.nodes[node].disk.as_ref();
+            if disk.is_some_and(|disk| disk.log.len() < disk.consistent_from) {
+                self.apply(Fault::WipeVolume(node));
+            }
+        }
     }
 }
 

@@ -211,9 +211,13 @@ impl Life {
             }
             Order::Seal { epoch } => return self.seal(disk, *epoch),
             Order::EndOfWal => {
-                return match (disk, &self.process) {
-                    (Some(disk), Process::Standby) => Ok(Answer::EndOfWal(self.end_of(disk))),
-                    _ => Self::refuse("not yet"),
+                // Read from files, whatever runs; an unfinished copy has no end yet.
+                return match disk {
+                    Some(disk) if disk.log.len() >= disk.consistent_from => {
+                        Ok(Answer::EndOfWal(self.end_of(disk)))
+                    }
+                    Some(_) => Self::refuse("not consistent yet"),
+                    None => Self::refuse("no data"),
                 };
             }
             Order::Follow { upstream, epoch } => return self.follow(disk, upstream, *epoch),

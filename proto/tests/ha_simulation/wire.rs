@@ -251,6 +251,7 @@ impl World {
         assert!(contents.epoch >= self.journal.last_epoch, "S3: epoch goes back to {}", contents.epoch);
         assert!(timeline >= self.journal.last_timeline, "S3: timeline goes back to {timeline}");
         self.journal.last_epoch = contents.epoch;
+        self.journal.agents_epoch = contents.epoch;
         self.journal.last_timeline = timeline;
         if let Some(opening) = contents.document.opened(contents.epoch) {
             let first = *self.journal.opened.entry(opening.epoch).or_insert(opening.primary);

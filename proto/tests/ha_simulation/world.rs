@@ -164,7 +164,10 @@ pub(crate) struct Journal {
     /// Whose data opened each epoch.
     pub(crate) opened: BTreeMap<Epoch, DataId>,
     pub(crate) events: Vec<(u64, usize, Event)>,
+    /// What the Lease said last, whoever wrote it.
     pub(crate) last_epoch: Epoch,
+    /// What an agent wrote last.
+    pub(crate) agents_epoch: Epoch,
     pub(crate) last_timeline: u32,
 }
 
