@@ -130,7 +130,10 @@ impl World {
             return Some("not promoted".to_owned());
         }
         if disk.log.last().is_some_and(|last| last.timeline >= timeline) {
-            return Some("the timeline exists".to_owned());
+            // It would get a number that nobody reserved: the supervisor ends it (review S-2).
+            let reason = "promoted to another timeline, hence killed".to_owned();
+            life.end(Ended::Crashed(reason.clone()), None);
+            return Some(reason);
         }
         let last = disk.log.last().map_or(1, |last| last.timeline);
         let timeline = if chosen_here { last + 1 } else { timeline };
