@@ -365,3 +365,20 @@ proptest! {
         survive(world, faults, 5);
     }
 }
+
+/// The API server goes away for four seconds at any moment of a switchover: writers wait for it, and little longer.
+#[test]
+fn a_switchover_goes_on_once_the_api_server_is_back() {
+    for step in 0..40 {
+        let mut world = formed(step, Durability::Preferred);
+        world.run(20 * SECOND);
+        world.apply(Fault::Switchover(None));
+        world.run(step * 50_000);
+        world.apply(Fault::ApiDown);
+        world.run(4 * SECOND);
+        world.heal();
+        let pause = world.longest_pause(30 * SECOND);
+        assert!(pause < 4 * SECOND, "{} ms after it was back\n{}", pause / 1000, world.describe());
+        assert!(world.is_healthy(3), "{}", world.describe());
+    }
+}
