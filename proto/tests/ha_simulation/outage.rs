@@ -369,11 +369,11 @@ proptest! {
 /// The API server goes away for four seconds at any moment of a switchover: writers wait for it, and little longer.
 #[test]
 fn a_switchover_goes_on_once_the_api_server_is_back() {
-    for step in 0..40 {
+    for step in 0..20 {
         let mut world = formed(step, Durability::Preferred);
         world.run(20 * SECOND);
         world.apply(Fault::Switchover(None));
-        world.run(step * 50_000);
+        world.run(step * 100_000);
         world.apply(Fault::ApiDown);
         world.run(4 * SECOND);
         world.heal();
