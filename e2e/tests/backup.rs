@@ -72,8 +72,17 @@ impl Ground {
 
     /// A Database of one instance that begins at `target` of `source`; returns when it serves.
     async fn restored(&self, name: &str, source: &str, target: &Value) -> Result<Database> {
+        self.restored_as(name, source, target, self.sample(1)).await
+    }
+
+    async fn restored_as(
+        &self,
+        name: &str,
+        source: &str,
+        target: &Value,
+        mut spec: Value,
+    ) -> Result<Database> {
         let database = self.database(name).await?;
-        let mut spec = self.sample(1);
         spec["bootstrap"] = json!({"restore": {"from": {"database": source}, "target": target}});
         database.apply(&spec).await?;
         let took = verdict::whole(&database, 1, LIMIT).await?;
@@ -148,8 +157,12 @@ async fn ids(database: &Database, condition: &str) -> Result<BTreeSet<i64>> {
 
 /// The sample, served and with its first backup.
 async fn formed(ground: &Ground, name: &str, replicas: usize) -> Result<Database> {
+    formed_as(ground, name, replicas, &ground.sample(replicas)).await
+}
+
+async fn formed_as(ground: &Ground, name: &str, replicas: usize, spec: &Value) -> Result<Database> {
     let database = ground.database(name).await?;
-    database.apply(&ground.sample(replicas)).await?;
+    database.apply(spec).await?;
     verdict::whole(&database, replicas, LIMIT).await?;
     create_tables(&database).await?;
     let archives = async || condition(&database, CONTINUOUS_ARCHIVING, "True").await;
@@ -185,13 +198,17 @@ async fn the_sample_is_backed_up_and_restored_between_two_writes() -> Result<()>
 }
 
 /// As a person does it.
-async fn on_demand(database: &Database) -> Result<()> {
+async fn request(database: &Database, name: &str) -> Result<Value> {
     let backup = json!({
         "apiVersion": "db.example.com/v1alpha1", "kind": "Backup",
-        "metadata": {"name": "now", "namespace": database.namespace}, "spec": {"database": database.name},
+        "metadata": {"name": name, "namespace": database.namespace}, "spec": {"database": database.name},
     });
     database.kubectl.run_with(&["create", "-f", "-"], &backup.to_string()).await?;
-    let status = completed(database, "now").await?;
+    completed(database, name).await
+}
+
+async fn on_demand(database: &Database) -> Result<()> {
+    let status = request(database, "now").await?;
     let primary = database.primary().await?.name;
     ensure!(status["instance"] != json!(primary), "a standby takes it, not {primary}: {status}");
     for field in ["size", "duration", "beginLsn", "endLsn", "backupId", "completedAt"] {
@@ -252,6 +269,45 @@ async fn wrong_bucket(database: &Database, ground: &Ground) -> Result<()> {
     database.apply(&ground.sample(3)).await?;
     let up = async || condition(database, CONTINUOUS_ARCHIVING, "True").await;
     wait::until("archiving to go on", LIMIT, up).await.map(drop)
+}
+
+/// The next backup, of a standby that has replayed a checkpoint since the last one.
+async fn increment(database: &Database, name: &str, row: i64) -> Result<Value> {
+    query(database, &format!("INSERT INTO ledger VALUES ({row})")).await?;
+    query(database, "CHECKPOINT").await?;
+    moment(database).await?;
+    let status = request(database, name).await?;
+    say(&format!("{name}: {} {} in {}", status["kind"], status["size"], status["duration"]));
+    Ok(status)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the lab; run by `cargo lab test`"]
+async fn backups_that_build_on_each_other_are_restored_together() -> Result<()> {
+    let Some(ground) = Ground::prepare("backup-chain").await? else { return Ok(()) };
+    let Some(lab) = ground.stage.cluster.lab_for(Fault::Container) else { return Ok(()) };
+    images::ensure(lab, &["17".parse()?]).await?;
+    let chained = |replicas| {
+        let mut spec = ground.sample(replicas);
+        spec["version"] = json!("17");
+        spec["backup"]["fullEvery"] = json!(3);
+        spec
+    };
+    let database = formed_as(&ground, "chained", 2, &chained(2)).await?;
+    let first = completed(&database, "chained-first").await?;
+    ensure!(first["kind"] == "Full" && first["depth"] == 0, "{first}");
+    let second = increment(&database, "second", 1).await?;
+    ensure!(second["kind"] == "Incremental" && second["parent"] == first["backupId"], "{second}");
+    let third = increment(&database, "third", 2).await?;
+    ensure!(third["parent"] == second["backupId"] && third["depth"] == 2, "{third}");
+    query(&database, "INSERT INTO ledger VALUES (3)").await?;
+    archived(&database).await?;
+    let copy = ground.restored_as("copy", "chained", &json!({"immediate": true}), chained(1)).await?;
+    let there = ids(&copy, "true").await?;
+    ensure!(there.is_superset(&BTreeSet::from([1, 2])), "what the last of them holds: {there:?}");
+    let fourth = increment(&database, "fourth", 4).await?;
+    ensure!(fourth["kind"] == "Full" && fourth["fallback"].is_null(), "its turn has come: {fourth}");
+    ground.clear().await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,7 +8,10 @@ use proto::{
     wire::backup::{BackupSummary, Repository as Described},
 };
 
-use super::contents::{Contents, FORMAT};
+use super::{
+    chain,
+    contents::{Contents, FORMAT},
+};
 use crate::{
     archive::{
         connection::Repository,
@@ -23,7 +26,7 @@ use crate::{
 /// Files that are read at once.
 const READS: usize = 8;
 
-/// Completed backups, oldest first.
+/// Completed backups, oldest first. Those that lack something that they build on are marked as damaged.
 pub(crate) async fn backups(store: &Store, root: &Root) -> Result<Vec<Contents>, StoreError> {
     let names: Vec<_> = store
         .folders(&root.backups())
@@ -35,6 +38,7 @@ pub(crate) async fn backups(store: &Store, root: &Root) -> Result<Vec<Contents>,
     let read: Vec<Option<Contents>> = read.buffered(READS).try_collect().await?;
     let mut backups: Vec<_> = read.into_iter().flatten().collect();
     backups.sort_by_key(|backup| backup.summary.stopped_at);
+    chain::mark_broken(&mut backups);
     Ok(backups)
 }
 

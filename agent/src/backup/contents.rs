@@ -20,6 +20,13 @@ pub(crate) struct Contents {
     pub(crate) wal_segment_size: u64,
     /// What it is made of.
     pub(crate) archives: Vec<ArchiveContents>,
+    /// Whether pages had checksums: an incremental backup of other pages does not fit.
+    #[serde(default)]
+    pub(crate) checksums: Option<bool>,
+    /// Bytes of the databases' files at that time, which an incremental backup itself does not tell; absent if the
+    /// server did not tell them either.
+    #[serde(default)]
+    pub(crate) data_bytes: Option<u64>,
 }
 
 /// One archive: `<name>.zst/<number>`, in order.

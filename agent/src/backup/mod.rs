@@ -6,13 +6,17 @@
 //! | [`pieces`] | a stream as compressed objects |
 //! | [`contents`] | `backup.json` |
 //! | [`run`] | one backup |
+//! | [`chain`] | backups that build on each other: pure |
+//! | [`increment`] | what a backup builds on, or why on nothing |
 //! | [`catalog`] | what is in the repository |
 //! | [`retention`] | what need not be there any more |
 //! | [`http`] | what the operator asks |
 
 pub(crate) mod catalog;
+pub(crate) mod chain;
 pub(crate) mod contents;
 pub(crate) mod http;
+mod increment;
 mod pieces;
 mod protocol;
 mod retention;
@@ -24,7 +28,7 @@ use jiff::Timestamp;
 use proto::{
     pod::{POSTGRES_PORT, pod_ordinal},
     wire::{
-        backup::{ArchiveStatus, BackupPhase, BackupState, StartBackup},
+        backup::{ArchiveStatus, BackupKind, BackupPhase, BackupState, StartBackup},
         http::{Role, State},
     },
 };
@@ -69,7 +73,7 @@ pub(crate) enum BeginError {
 pub(crate) struct Backups {
     archive: Archive,
     state: Arc<watch::Sender<Option<BackupState>>>,
-    wishes: mpsc::Sender<(Repository, String)>,
+    wishes: mpsc::Sender<(Repository, StartBackup)>,
 }
 
 /// Makes them, one at a time.
@@ -78,7 +82,7 @@ pub(crate) struct BackupTask {
     peers: Peers,
     socket_directory: Arc<str>,
     state: Arc<watch::Sender<Option<BackupState>>>,
-    wishes: mpsc::Receiver<(Repository, String)>,
+    wishes: mpsc::Receiver<(Repository, StartBackup)>,
 }
 
 /// Makes the handle and the task.
@@ -136,7 +140,7 @@ impl Backups {
         }
         let state = BackupState {
             name: wish.name.clone(),
-            kind: wish.kind,
+            kind: BackupKind::Full,
             phase: BackupPhase::Starting,
             started_at: Timestamp::now(),
             bytes_done: 0,
@@ -148,7 +152,7 @@ impl Backups {
             summary: None,
         };
         self.state.send_replace(Some(state.clone()));
-        slot.send((repository, wish.name));
+        slot.send((repository, wish));
         Ok(state)
     }
 }
@@ -162,11 +166,11 @@ impl BackupTask {
     pub(crate) async fn run(self) {
         let this = Arc::new(self.archive.clone());
         let mut task = self;
-        while let Some((repository, name)) = task.wishes.recv().await {
+        while let Some((repository, wish)) = task.wishes.recv().await {
             let mut one = JoinSet::new();
             let (archive, peers) = (Arc::clone(&this), task.peers.clone());
             let (socket, state) = (Arc::clone(&task.socket_directory), Arc::clone(&task.state));
-            one.spawn(async move { make(&archive, &peers, &socket, &state, &repository, &name).await });
+            one.spawn(async move { make(&archive, &peers, &socket, &state, &repository, &wish).await });
             // A panic in one backup must not end the next ones.
             if !matches!(one.join_next().await, Some(Ok(()))) {
                 fail(&task.state, "the backup ended in a panic; see the agent's log".to_owned());
@@ -181,8 +185,9 @@ async fn make(
     socket_directory: &str,
     state: &watch::Sender<Option<BackupState>>,
     repository: &Repository,
-    name: &str,
+    wish: &StartBackup,
 ) {
+    let name = wish.name.as_str();
     let shown = archive.published();
     let leader = || {
         let shown = archive.published();
@@ -198,6 +203,7 @@ async fn make(
         pod: archive.pod(),
         from_standby: archive.role() == Role::Replica,
         server_version: shown.status.server_version.unwrap_or_default(),
+        full_every: wish.full_every,
         state,
     };
     tracing::info!(name, "a backup begins");
@@ -205,6 +211,7 @@ async fn make(
         Ok(summary) => {
             tracing::info!(
                 name,
+                kind = ?summary.kind,
                 size = summary.size_bytes,
                 stored = summary.stored_bytes,
                 "a backup is complete"

@@ -31,6 +31,8 @@ const SILENCE: Duration = Duration::from_mins(30);
 const READ_SIZE: usize = 256 << 10;
 /// Since this version archives are named in the stream.
 const NAMED_ARCHIVES: u32 = 15;
+/// Bytes of a manifest that are sent at once: what the server buffers before it parses.
+const SEND_SIZE: usize = 128 << 10;
 /// `data_corrupted`: pages with wrong checksums, told when all is sent.
 const DATA_CORRUPTED: &str = "XX001";
 
@@ -89,6 +91,15 @@ pub(crate) enum Event {
     Done,
 }
 
+/// What a backup holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// Everything.
+    Everything,
+    /// What changed since the backup whose manifest was uploaded.
+    SinceManifest,
+}
+
 /// A replication connection.
 pub(crate) struct Walsender {
     stream: UnixStream,
@@ -134,21 +145,67 @@ impl Walsender {
     }
 
     /// Asks for a backup; read it with [`Walsender::next`].
-    pub(crate) async fn base_backup(&mut self, label: &str) -> Result<(), ProtocolError> {
+    pub(crate) async fn base_backup(&mut self, label: &str, extent: Extent) -> Result<(), ProtocolError> {
         let label = escape_literal(label);
         // Whoever needs the WAL finds it in the archive: this neither sends nor awaits it.
         let command = match self.major >= NAMED_ARCHIVES {
             true => format!(
                 "BASE_BACKUP (LABEL {label}, PROGRESS true, CHECKPOINT 'fast', WAL false, WAIT false, \
-                 TABLESPACE_MAP true, MANIFEST 'yes', MANIFEST_CHECKSUMS 'CRC32C')"
+                 TABLESPACE_MAP true, MANIFEST 'yes', MANIFEST_CHECKSUMS 'CRC32C'{})",
+                match extent {
+                    Extent::Everything => "",
+                    Extent::SinceManifest => ", INCREMENTAL true",
+                }
             ),
             false => format!(
                 "BASE_BACKUP LABEL {label} PROGRESS FAST NOWAIT TABLESPACE_MAP MANIFEST 'yes' \
                  MANIFEST_CHECKSUMS 'CRC32C'"
             ),
         };
+        self.query(&command).await
+    }
+
+    /// Begins to tell the server what an earlier backup holds; its manifest follows by [`Walsender::upload`].
+    pub(crate) async fn begin_upload(&mut self) -> Result<(), ProtocolError> {
+        self.query("UPLOAD_MANIFEST").await?;
+        loop {
+            match self.message().await? {
+                Message::CopyInResponse(_) => return Ok(()),
+                Message::ErrorResponse(error) => return Err(refused(&error)),
+                Message::NoticeResponse(_) | Message::ParameterStatus(_) => {}
+                _ => return Err(ProtocolError::Unexpected("no wish for a manifest")),
+            }
+        }
+    }
+
+    /// Sends the next bytes of the manifest.
+    pub(crate) async fn upload(&mut self, manifest: &[u8]) -> Result<(), ProtocolError> {
+        for part in manifest.chunks(SEND_SIZE) {
+            let mut message = BytesMut::with_capacity(part.len() + 16);
+            frontend::CopyData::new(part).map_err(ProtocolError::Broken)?.write(&mut message);
+            self.send(&message).await?;
+        }
+        Ok(())
+    }
+
+    /// The manifest is sent; an error if the server does not take it.
+    pub(crate) async fn end_upload(&mut self) -> Result<(), ProtocolError> {
+        let mut done = BytesMut::new();
+        frontend::copy_done(&mut done);
+        self.send(&done).await?;
+        loop {
+            match self.message().await? {
+                Message::ReadyForQuery(_) => return Ok(()),
+                Message::ErrorResponse(error) => return Err(refused(&error)),
+                Message::CommandComplete(_) | Message::NoticeResponse(_) | Message::ParameterStatus(_) => {}
+                _ => return Err(ProtocolError::Unexpected("no end of the manifest")),
+            }
+        }
+    }
+
+    async fn query(&mut self, command: &str) -> Result<(), ProtocolError> {
         let mut query = BytesMut::new();
-        frontend::query(&command, &mut query).map_err(ProtocolError::Broken)?;
+        frontend::query(command, &mut query).map_err(ProtocolError::Broken)?;
         self.send(&query).await
     }
 

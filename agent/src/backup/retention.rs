@@ -2,18 +2,19 @@
 //! than necessary.
 //!
 //! Kept is whatever any time of the window needs: the newest good backup that is older than the window, all that are
-//! newer, and every WAL file from the oldest kept one's start on. What is not certainly superfluous stays.
+//! newer, what those build on, and every WAL file from the oldest kept one's start on. What is not certainly
+//! superfluous stays.
 
-use std::collections::BTreeSet;
+use std::{cmp::Reverse, collections::BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 use object_store::path::Path;
 use proto::{
     postgres::{Lsn, Timeline},
-    wire::backup::{BackupSummary, Retention, RetentionReport},
+    wire::backup::{Retention, RetentionReport},
 };
 
-use super::{catalog, contents::Contents};
+use super::{catalog, chain, contents::Contents};
 use crate::{
     archive::{
         connection::Repository,
@@ -30,26 +31,38 @@ const UNFINISHED_AFTER: SignedDuration = SignedDuration::from_hours(72);
 
 /// The names of the backups that may go, oldest first.
 fn superfluous(
-    backups: &[BackupSummary],
+    backups: &[Contents],
     newest: Timeline,
     histories: &Histories,
     window_begins: Timestamp,
 ) -> Vec<String> {
-    let good =
-        |backup: &&BackupSummary| backup.damage.is_none() && catalog::leads_to(backup, newest, histories);
-    let anchor = backups
-        .iter()
-        .filter(good)
-        .filter(|backup| backup.stopped_at <= window_begins)
-        .max_by_key(|b| b.stopped_at);
-    let Some(anchor) = anchor else { return Vec::new() };
-    let older = backups.iter().filter(|backup| backup.stopped_at < anchor.stopped_at);
-    older.map(|backup| backup.name.clone()).collect()
+    let good = |backup: &&Contents| {
+        backup.summary.damage.is_none() && catalog::leads_to(&backup.summary, newest, histories)
+    };
+    let stopped = |backup: &&Contents| backup.summary.stopped_at;
+    let anchor = backups.iter().filter(good).filter(|b| stopped(b) <= window_begins).max_by_key(stopped);
+    let Some(anchor) = anchor.map(|anchor| anchor.summary.stopped_at) else { return Vec::new() };
+    let (older, kept): (Vec<_>, Vec<_>) = backups.iter().partition(|backup| stopped(backup) < anchor);
+    let built_on = built_on(backups, kept);
+    older.iter().map(|backup| backup.summary.name.clone()).filter(|name| !built_on.contains(name)).collect()
+}
+
+/// What must be there for these to be restored.
+fn built_on<'a>(backups: &'a [Contents], kept: impl IntoIterator<Item = &'a Contents>) -> BTreeSet<String> {
+    let chains = kept.into_iter().filter_map(|backup| chain::chain(backups, backup).ok());
+    chains.flatten().map(|backup| backup.summary.name.clone()).collect()
+}
+
+/// Those of `going` in an order in which a crash leaves none without what it builds on.
+fn in_order<'a>(backups: &'a [Contents], going: &[String]) -> Vec<&'a Contents> {
+    let mut order: Vec<_> = backups.iter().filter(|backup| going.contains(&backup.summary.name)).collect();
+    order.sort_by_key(|backup| Reverse(backup.summary.stop.lsn));
+    order
 }
 
 /// WAL before this position serves no kept backup: recovery from each begins at its start and goes forward only.
-fn oldest_needed(kept: &[&BackupSummary]) -> Option<Lsn> {
-    kept.iter().map(|backup| backup.start.lsn).min()
+fn oldest_needed(kept: &[&Contents]) -> Option<Lsn> {
+    kept.iter().map(|backup| backup.summary.start.lsn).min()
 }
 
 fn is_needed(name: &WalName, from: Lsn, size: SegmentSize) -> bool {
@@ -74,9 +87,8 @@ pub(crate) async fn apply(
     let newest = catalog::newest_timeline(&found, &histories);
     let now = Timestamp::now();
     let window = SignedDuration::from_hours(24 * i64::from(wish.days));
-    let summaries: Vec<_> = found.iter().map(|backup| backup.summary.clone()).collect();
     let Ok(window_begins) = now.checked_sub(window) else { return Ok(RetentionReport::default()) };
-    let going = superfluous(&summaries, newest, &histories, window_begins);
+    let going = superfluous(&found, newest, &histories, window_begins);
     let unfinished = unfinished(repository, &found, running, now).await?;
     let wal = superfluous_wal(repository, &found, &going).await?;
     let mut report = RetentionReport {
@@ -89,16 +101,40 @@ pub(crate) async fn apply(
         return Ok(report);
     }
     // First what makes it a backup: a crash leaves an unfinished one, and never one that lacks something.
-    let mut failed = store.delete(going.iter().map(|name| root.backup_file(name)).collect()).await;
-    if failed.is_empty() {
-        for name in going.iter().chain(&unfinished) {
-            let objects = store.list(&root.backup(name)).await?;
-            failed.extend(store.delete(objects.into_iter().map(|object| object.location).collect()).await);
-        }
+    let (gone, mut failed) = unmake(repository, &found, &going).await;
+    let all_gone = failed.is_empty();
+    for name in gone.iter().chain(&unfinished) {
+        let objects = store.list(&root.backup(name)).await?;
+        failed.extend(store.delete(objects.into_iter().map(|object| object.location).collect()).await);
+    }
+    if all_gone {
         failed.extend(store.delete(wal).await);
     }
     report.not_deleted = failed.iter().map(|error| Chain(error).to_string()).collect();
     Ok(report)
+}
+
+/// Makes backups none, and returns which. What the store does not let go keeps what it builds on.
+async fn unmake(
+    repository: &Repository,
+    found: &[Contents],
+    going: &[String],
+) -> (Vec<String>, Vec<StoreError>) {
+    let Repository { store, root } = repository;
+    let (mut gone, mut failed, mut held) = (Vec::new(), Vec::new(), BTreeSet::new());
+    for backup in in_order(found, going) {
+        let name = &backup.summary.name;
+        if held.contains(name) {
+            continue;
+        }
+        let refused = store.delete(vec![root.backup_file(name)]).await;
+        match refused.is_empty() {
+            true => gone.push(name.clone()),
+            false => held.extend(built_on(found, [backup])),
+        }
+        failed.extend(refused);
+    }
+    (gone, failed)
 }
 
 async fn superfluous_wal(
@@ -106,8 +142,7 @@ async fn superfluous_wal(
     found: &[Contents],
     going: &[String],
 ) -> Result<Vec<Path>, StoreError> {
-    let kept: Vec<_> =
-        found.iter().map(|backup| &backup.summary).filter(|backup| !going.contains(&backup.name)).collect();
+    let kept: Vec<_> = found.iter().filter(|backup| !going.contains(&backup.summary.name)).collect();
     let (Some(from), Some(size)) = (oldest_needed(&kept), found.last().map(|backup| backup.wal_segment_size))
     else {
         return Ok(Vec::new());
@@ -166,125 +201,4 @@ async fn unfinished(
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-    use proto::{postgres::WalPosition, wire::backup::BackupKind};
-
-    use super::*;
-    use crate::supervisor::history::History;
-
-    const SIZE: SegmentSize = SegmentSize(1 << 24);
-
-    fn at(hours: i64) -> Timestamp {
-        Timestamp::from_second(1_000_000_000 + hours * 3600).unwrap()
-    }
-
-    fn timeline(number: u32) -> Timeline {
-        Timeline::new(number).unwrap()
-    }
-
-    /// Ends an hour and a segment after it began.
-    fn backup(hours: i64, number: u32, segment: u64) -> BackupSummary {
-        let position = |segment: u64| WalPosition { timeline: timeline(number), lsn: Lsn(segment << 24) };
-        BackupSummary {
-            name: format!("b{hours}"),
-            kind: BackupKind::Full,
-            started_at: at(hours - 1),
-            stopped_at: at(hours),
-            start: position(segment),
-            stop: position(segment + 1),
-            size_bytes: 1,
-            stored_bytes: 1,
-            server_version: 170_000,
-            pod: "db-1".to_owned(),
-            from_standby: true,
-            damage: None,
-        }
-    }
-
-    fn straight() -> Histories {
-        Histories::new()
-    }
-
-    #[test]
-    fn the_newest_one_before_the_window_stays() {
-        let backups = [backup(1, 1, 1), backup(25, 1, 2), backup(49, 1, 3)];
-        let going = |window| superfluous(&backups, timeline(1), &straight(), at(window));
-        assert!(going(0).is_empty());
-        assert!(going(24).is_empty(), "the window needs the first");
-        assert_eq!(going(25), ["b1"]);
-        assert_eq!(going(1000), ["b1", "b25"], "the last one stays, however old");
-    }
-
-    #[test]
-    fn a_damaged_one_is_no_anchor_and_neither_is_one_that_the_failover_left_behind() {
-        let mut backups = [backup(1, 1, 1), backup(25, 1, 9)];
-        backups[1].damage = Some("checksum".to_owned());
-        assert!(superfluous(&backups, timeline(1), &straight(), at(100)).is_empty());
-        backups[1].damage = None;
-        let left_before = Histories::from([(timeline(2), History::Real(vec![(timeline(1), Lsn(5 << 24))]))]);
-        assert!(superfluous(&backups, timeline(2), &left_before, at(100)).is_empty());
-        let left_after = Histories::from([(timeline(2), History::Real(vec![(timeline(1), Lsn(50 << 24))]))]);
-        assert_eq!(superfluous(&backups, timeline(2), &left_after, at(100)), ["b1"]);
-    }
-
-    #[test]
-    fn objects_are_known_by_their_names() {
-        let of = |name: &str| file_name(&Path::from(name)).map(|name| name.to_string());
-        assert_eq!(of("a/000000010000000000000003.zst").as_deref(), Some("000000010000000000000003"));
-        assert_eq!(
-            of("a/000000010000000000000003.partial.db-1.zst").as_deref(),
-            Some("000000010000000000000003.partial")
-        );
-        assert_eq!(of("a/anything"), None);
-    }
-
-    proptest! {
-        /// Whatever happened, every time of the window that could be restored to still can be: a good backup from
-        /// before it is there, with all WAL from its start on.
-        #[test]
-        fn every_time_of_the_window_stays_restorable(
-            steps in prop::collection::vec((1..60_i64, 1..6_u64, 0..10_u8, 0..5_u8), 1..30),
-            window in 0..1500_i64,
-        ) {
-            let (mut hours, mut segment, mut number) = (0, 1, 1);
-            let (mut backups, mut ancestors, mut histories) = (Vec::new(), Vec::new(), Histories::new());
-            for (hours_later, segments, event, damaged) in steps {
-                hours += hours_later;
-                segment += segments;
-                // A failover; it may lose what was written last, with a backup in it.
-                if event < 2 {
-                    let left = segment - u64::from(event).min(segment - 1);
-                    ancestors.push((timeline(number), Lsn(left << 24)));
-                    number += 1;
-                    histories.insert(timeline(number), History::Real(ancestors.clone()));
-                    segment = left;
-                } else {
-                    let mut made = backup(hours, number, segment);
-                    segment += 1;
-                    made.damage = (damaged == 0).then(|| "checksum".to_owned());
-                    backups.push(made);
-                }
-            }
-            let newest = timeline(number);
-            let usable = |backup: &BackupSummary| backup.damage.is_none() && catalog::leads_to(backup, newest, &histories);
-            let going = superfluous(&backups, newest, &histories, at(window));
-            let kept: Vec<_> = backups.iter().filter(|backup| !going.contains(&backup.name)).collect();
-            for time in window..=hours {
-                let before: Vec<_> = backups.iter().filter(|b| usable(b) && b.stopped_at <= at(time)).collect();
-                let still = kept.iter().filter(|b| usable(b) && b.stopped_at <= at(time)).max_by_key(|b| b.stopped_at);
-                prop_assert_eq!(before.is_empty(), still.is_none(), "{} of {}", time, hours);
-                if let (Some(backup), Some(from)) = (still, oldest_needed(&kept)) {
-                    let first = Segment::holding(backup.start.timeline, backup.start.lsn, SIZE).absolute(SIZE);
-                    for needed in first..=segment {
-                        let name = WalName::Segment(Segment::numbered(newest, needed, SIZE));
-                        prop_assert!(is_needed(&name, from, SIZE));
-                    }
-                }
-            }
-            if backups.iter().any(usable) {
-                prop_assert!(kept.iter().any(|backup| usable(backup)), "the last good one is gone");
-            }
-        }
-    }
-}
+mod tests;

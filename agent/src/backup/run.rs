@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use proto::{
     identity::Ordinal,
     postgres::WalPosition,
-    wire::backup::{BackupKind, BackupPhase, BackupState, BackupSummary},
+    wire::backup::{BackupPhase, BackupState, BackupSummary},
 };
 use tokio::{
     sync::{Semaphore, watch},
@@ -17,9 +17,10 @@ use tokio::{
 };
 
 use super::{
+    chain,
     contents::{ArchiveContents, Contents, FORMAT},
     pieces::{self, PieceError, Pieces},
-    protocol::{self, Event, ProtocolError, Walsender},
+    protocol::{self, Event, Extent, ProtocolError, Walsender},
 };
 use crate::{
     archive::{
@@ -58,6 +59,10 @@ pub(crate) enum BackupError {
     Tablespaces,
     #[error("the copy has no {0}")]
     Incomplete(&'static str),
+    #[error("no incremental backup is possible: {0}")]
+    NotIncremental(String),
+    #[error("{0}, which this backup builds on, was deleted meanwhile")]
+    ParentGone(String),
     #[error("{0} is not in the archive {WAL_PATIENCE:?} after the copy; without it the backup is none")]
     Wal(String),
 }
@@ -73,6 +78,8 @@ pub(crate) struct Run<'a> {
     pub(crate) pod: &'a str,
     pub(crate) from_standby: bool,
     pub(crate) server_version: u32,
+    /// Each so-many-th backup is a full one.
+    pub(crate) full_every: u32,
     pub(crate) state: &'a watch::Sender<Option<BackupState>>,
 }
 
@@ -86,7 +93,7 @@ pub(crate) enum Leader {
 }
 
 /// What the copy came to.
-struct Copied {
+pub(super) struct Copied {
     start: WalPosition,
     stop: WalPosition,
     archives: Vec<ArchiveContents>,
@@ -99,7 +106,8 @@ impl Run<'_> {
     pub(crate) async fn make(&self, name: &str) -> Result<BackupSummary, BackupError> {
         let started_at = Timestamp::now();
         let size = SegmentSize(archiving::segment_size(self.socket_directory).await?);
-        let copied = self.copy(name).await?;
+        let checksums = archiving::has_checksums(self.socket_directory).await?;
+        let (base, copied) = self.copy_on_base(name, checksums).await?;
         let stopped_at = Timestamp::now();
         self.note(|state| {
             state.phase = BackupPhase::WaitingForWal;
@@ -107,9 +115,14 @@ impl Run<'_> {
             state.stored_bytes = copied.stored;
         });
         self.await_wal(copied.start, copied.stop, size).await?;
+        self.check_base(&base).await?;
+        let (kind, parent, depth) = chain::link(base.parent());
         let summary = BackupSummary {
             name: name.to_owned(),
-            kind: BackupKind::Full,
+            kind,
+            parent,
+            depth,
+            fallback: base.fallback(),
             started_at,
             stopped_at,
             start: copied.start,
@@ -127,15 +140,20 @@ impl Run<'_> {
             system_identifier: self.repository.root.system_identifier(),
             wal_segment_size: size.0,
             archives: copied.archives,
+            checksums: Some(checksums),
+            data_bytes: self.data_bytes().await,
         };
         self.repository.store.put_json(&self.repository.root.backup_file(name), &contents).await?;
         Ok(summary)
     }
 
-    async fn copy(&self, name: &str) -> Result<Copied, BackupError> {
+    /// Copies everything, or what changed since `parent`.
+    pub(super) async fn copy(&self, name: &str, parent: Option<&Contents>) -> Result<Copied, BackupError> {
         let mut server = Walsender::connect(Path::new(self.socket_directory), self.port).await?;
-        server.base_backup(name).await?;
-        let start = first_row(&mut server).await?;
+        let start = match parent {
+            Some(parent) => self.begin_increment(&mut server, name, parent).await?,
+            None => begin_full(&mut server, name).await?,
+        };
         self.note(|state| state.start = Some(start));
         let mut copy =
             Copy { room: pieces::room(), current: None, archives: Vec::new(), stored: 0, shown: 0 };
@@ -216,7 +234,7 @@ impl Run<'_> {
         }
     }
 
-    fn note(&self, change: impl FnOnce(&mut BackupState)) {
+    pub(super) fn note(&self, change: impl FnOnce(&mut BackupState)) {
         self.state.send_modify(|state| {
             if let Some(state) = state {
                 change(state);
@@ -225,7 +243,13 @@ impl Run<'_> {
     }
 }
 
-async fn first_row(server: &mut Walsender) -> Result<WalPosition, BackupError> {
+async fn begin_full(server: &mut Walsender, name: &str) -> Result<WalPosition, BackupError> {
+    server.base_backup(name, Extent::Everything).await?;
+    first_row(server).await
+}
+
+/// Where the copy starts: the first that the server says of a backup that it takes.
+pub(super) async fn first_row(server: &mut Walsender) -> Result<WalPosition, BackupError> {
     match server.next().await? {
         Event::Row(row) => Ok(protocol::position(&row)?),
         _ => Err(ProtocolError::Unexpected("no start").into()),

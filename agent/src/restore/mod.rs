@@ -9,12 +9,14 @@
 //! | [`choose`] | from the target to backup, timeline and WAL: pure |
 //! | [`read`] | what the repository holds |
 //! | [`unpack`] | pieces to files |
+//! | [`assemble`] | one data directory, of one backup or of several that build on each other |
 //! | [`fetching`] | WAL for the recovering server |
 //! | [`mod@recover`] | the recovering server |
 //! | [`progress`] | how far it is |
 //! | [`drill`] | `agent drill`: the same into a volume that is thrown away, to prove that it works |
 //! | [`check`] | reads everything that a recovered server holds |
 
+mod assemble;
 mod check;
 mod choose;
 pub(crate) mod drill;
@@ -159,18 +161,18 @@ async fn rebuild(
         repository = root.relative(),
         backup = plan.backup.summary.name,
         timeline = %plan.timeline,
+        builds_on = plan.chain.len() - 1,
         wal = plan.wal.len(),
         "restoring"
     );
     progress.note(|progress| {
         progress.phase = RestorePhase::Copying;
         progress.backup = Some(plan.backup.summary.name.clone());
-        progress.bytes_total = Some(plan.backup.summary.size_bytes);
+        progress.bytes_total = Some(assemble::unpacked(&plan));
     });
     let incoming = durable::clear_incoming(layout)?;
-    let on_bytes = |bytes| progress.note(|progress| progress.bytes_done += bytes);
-    unpack::unpack(&store, &root, &plan.backup, &incoming, on_bytes).await?;
     let repository = Repository { store, root };
+    assemble::assemble(layout, &repository, &plan, &incoming, progress).await?;
     let recovered = recover(layout, &incoming, repository, plan, progress, purpose).await?;
     progress.note(|progress| progress.timeline = Some(recovered.timeline));
     Ok(recovered)

@@ -133,7 +133,7 @@ impl Recovery<'_> {
     /// Runs it.
     pub(crate) async fn run(&self) -> Result<Recovered, RecoverError> {
         let place = self.prepare()?;
-        self.program("pg_verifybackup", &["--no-parse-wal", "--skip-checksums", "--quiet"]).await?;
+        verify(&self.programs(), self.data).await?;
         let control = Control::parse(&self.program("pg_controldata", &[]).await?)?;
         let mut server = self.start(&place, &control.minimums)?;
         let said = Arc::new(Mutex::new(Vec::new()));
@@ -277,7 +277,7 @@ impl Recovery<'_> {
     }
 
     fn programs(&self) -> Programs {
-        Programs::of(self.layout.bin_dir.as_deref(), Some(self.plan.backup.summary.server_version / 10_000))
+        programs(self.layout, self.plan)
     }
 
     async fn initdb_sync(&self) -> Result<(), RecoverError> {
@@ -294,7 +294,20 @@ impl Recovery<'_> {
     }
 }
 
-async fn run(program: &'static str, mut command: Command) -> Result<String, RecoverError> {
+/// Those of the version that the backup is of.
+pub(super) fn programs(layout: &Layout, plan: &Plan) -> Programs {
+    Programs::of(layout.bin_dir.as_deref(), Some(plan.backup.summary.server_version / 10_000))
+}
+
+/// Whether every file of a backup is there and as long as its manifest says. The store's frames have checksums.
+pub(super) async fn verify(programs: &Programs, data: &Path) -> Result<(), RecoverError> {
+    let mut command = Command::from(programs.command("pg_verifybackup")?);
+    command.args(["--no-parse-wal", "--skip-checksums", "--quiet"]).arg(data);
+    run("pg_verifybackup", command).await.map(drop)
+}
+
+/// Runs a program of the image to its end.
+pub(super) async fn run(program: &'static str, mut command: Command) -> Result<String, RecoverError> {
     let output = timeout(PROGRAM_TIMEOUT, command.kill_on_drop(true).stdin(Stdio::null()).output()).await;
     let output = output.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
     let output = output.map_err(|source| RecoverError::Run { program, source })?;

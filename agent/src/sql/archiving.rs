@@ -53,6 +53,27 @@ pub(crate) async fn segment_size(socket: &str) -> Result<u64, SqlError> {
     setting.parse().map_err(|_| SqlError::Unexpected(setting))
 }
 
+/// Whether pages have checksums.
+pub(crate) async fn has_checksums(socket: &str) -> Result<bool, SqlError> {
+    let session = Session::connect(socket).await?;
+    let setting = session.query("SHOW data_checksums").await?.unwrap_or_default();
+    match setting.as_str() {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(SqlError::Unexpected(setting)),
+    }
+}
+
+/// Bytes of all databases' files.
+pub(crate) async fn data_bytes(socket: &str) -> Result<u64, SqlError> {
+    let session = Session::connect(socket).await?;
+    let sum = session
+        .query("SELECT pg_catalog.sum(pg_catalog.pg_database_size(oid)) FROM pg_catalog.pg_database")
+        .await?
+        .unwrap_or_default();
+    sum.parse().map_err(|_| SqlError::Unexpected(sum))
+}
+
 /// A file of `pg_wal`, if it is there.
 pub(crate) async fn wal_file(socket: &str, name: &str) -> Result<Option<Vec<u8>>, SqlError> {
     let session = Session::connect(socket).await?;

@@ -87,6 +87,12 @@ pub(crate) fn clear_incoming(layout: &Layout) -> Result<PathBuf, DurableError> {
     Ok(layout.incoming())
 }
 
+/// Clears the place of backups that build on each other, and says where that is.
+pub(crate) fn clear_parts(layout: &Layout) -> Result<PathBuf, DurableError> {
+    remove_tree(&layout.parts())?;
+    Ok(layout.parts())
+}
+
 /// Marks PGDATA as unfit to start until [`unmark_rewind`].
 pub(crate) fn mark_rewind(layout: &Layout) -> Result<(), DurableError> {
     write_file(&layout.rewind_marker(), b"pg_rewind did not finish\n")
@@ -104,6 +110,7 @@ pub(crate) fn recover(layout: &Layout) -> Result<Data, DurableError> {
         finish_swap(layout)?;
     }
     remove_tree(&layout.incoming())?;
+    remove_tree(&layout.parts())?;
     remove_tree(&layout.outgoing())?;
     read(layout)
 }

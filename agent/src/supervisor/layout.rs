@@ -53,6 +53,11 @@ impl Layout {
         self.data_dir.join("pgdata.incoming")
     }
 
+    /// Backups that build on each other, until one data directory is made of them.
+    pub(crate) fn parts(&self) -> PathBuf {
+        self.data_dir.join("pgdata.parts")
+    }
+
     /// The replaced data directory, until it is deleted.
     pub(crate) fn outgoing(&self) -> PathBuf {
         self.data_dir.join("pgdata.outgoing")

@@ -66,6 +66,7 @@ fn follow(state: &BackupState, before: BackupStatus, now: Timestamp) -> BackupSt
         heard_at: heard.or_else(|| Some(whole(now))),
         advanced_at: if advanced { Some(whole(now)) } else { before.advanced_at.clone() },
         read_bytes: Some(read),
+        kind: (state.phase != Stage::Starting).then_some(state.kind),
         ..positions(state, before)
     }
 }
@@ -81,6 +82,10 @@ fn complete(state: &BackupState, before: BackupStatus, now: Timestamp) -> Backup
         remaining: None,
         completed_at: Some(whole(now)),
         duration: Some(rounded(now.duration_since(began))),
+        kind: Some(state.kind),
+        parent: summary.and_then(|summary| summary.parent.clone()),
+        depth: summary.and_then(|summary| i32::try_from(summary.depth).ok()),
+        fallback: summary.and_then(|summary| summary.fallback.clone()),
         size: summary.map(size),
         data_bytes: summary.map(|summary| amount(summary.size_bytes)),
         stored_bytes: summary.map(|summary| amount(summary.stored_bytes)),
@@ -221,11 +226,13 @@ mod tests {
         assert_eq!((again.attempts, again.heard_at), (2, None));
     }
 
-    #[test]
-    fn the_end_says_how_long_and_how_much() {
-        let summary = BackupSummary {
+    fn summary() -> BackupSummary {
+        BackupSummary {
             name: "b".to_owned(),
             kind: BackupKind::Full,
+            parent: None,
+            depth: 0,
+            fallback: None,
             started_at: at(0),
             stopped_at: at(250),
             start: position(0x100_0028),
@@ -236,16 +243,42 @@ mod tests {
             pod: "db-1".to_owned(),
             from_standby: true,
             damage: None,
-        };
-        let done = BackupState {
+        }
+    }
+
+    fn done(summary: BackupSummary) -> BackupState {
+        BackupState {
+            kind: summary.kind,
             stop: Some(summary.stop),
             summary: Some(summary),
             ..state(Stage::Completed, 1_000)
-        };
-        let status = describe(&Step::Complete(done), &begun(), at(252));
+        }
+    }
+
+    #[test]
+    fn the_end_says_how_long_and_how_much() {
+        let status = describe(&Step::Complete(done(summary())), &begun(), at(252));
         assert_eq!(status.phase, BackupPhase::Completed);
         assert_eq!(status.duration.as_deref(), Some("4m12s"));
         assert_eq!(status.size.as_deref(), Some("3 GiB (1 GiB stored)"));
         assert_eq!(status.end_lsn.as_deref(), Some("0/2000000"));
+        assert_eq!((status.kind, status.parent, status.depth), (Some(BackupKind::Full), None, Some(0)));
+    }
+
+    #[test]
+    fn an_incremental_backup_names_what_it_builds_on_and_a_full_one_why_it_is_none() {
+        let increment = BackupSummary {
+            kind: BackupKind::Incremental,
+            parent: Some("a".to_owned()),
+            depth: 2,
+            ..summary()
+        };
+        let status = describe(&Step::Complete(done(increment)), &begun(), at(252));
+        assert_eq!(status.kind, Some(BackupKind::Incremental));
+        assert_eq!((status.parent.as_deref(), status.depth), (Some("a"), Some(2)));
+        let full = BackupSummary { fallback: Some("summaries are gone".to_owned()), ..summary() };
+        let status = describe(&Step::Complete(done(full)), &begun(), at(252));
+        assert_eq!(status.fallback.as_deref(), Some("summaries are gone"));
+        assert_eq!(status.error, None);
     }
 }

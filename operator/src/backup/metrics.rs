@@ -191,6 +191,9 @@ mod tests {
         let summary = |(started, damage): &(&str, Option<&str>)| BackupSummary {
             name: "b".to_owned(),
             kind: BackupKind::Full,
+            parent: None,
+            depth: 0,
+            fallback: None,
             started_at: at(started),
             stopped_at: at(started),
             start: position,

@@ -15,7 +15,7 @@ use proto::{
         database::{Database, DeletionPolicy},
     },
     pod::LABEL_DATABASE,
-    wire::backup::{BackupKind, StartBackup},
+    wire::backup::StartBackup,
 };
 use serde_json::json;
 
@@ -295,7 +295,9 @@ fn news(backup: &Backup, status: &BackupStatus) -> Option<News> {
         BackupPhase::Completed => {
             let took = status.duration.clone().unwrap_or_else(|| rounded(SignedDuration::ZERO));
             let size = status.size.clone().unwrap_or_default();
-            Some(News::normal("BackupCompleted", format!("{name}: {size} in {took}")))
+            let fallback = status.fallback.as_ref().map(|why| format!("; a full one, since {why}"));
+            let message = format!("{name}: {size} in {took}{}", fallback.unwrap_or_default());
+            Some(News::normal("BackupCompleted", message))
         }
         BackupPhase::Failed => Some(News::warning("BackupFailed", format!("{name}: {error}"))),
         _ => None,
@@ -310,7 +312,8 @@ async fn ask(context: &Context, observed: &Observed, step: &Step) {
     let Some((ordinal, target)) = cluster.ordinal_of(pod).zip(scene.target(cluster, observed.now)) else {
         return;
     };
-    let request = StartBackup { name: id.clone(), kind: BackupKind::Full };
+    let full_every = cluster.spec.backup.as_ref().map_or(1, |backup| backup.full_every);
+    let request = StartBackup { name: id.clone(), full_every };
     if let Err(error) = context.agents.start_backup(target, scene.address(ordinal), &request).await {
         tracing::warn!(pod, id, error = %chain(&error), "the instance did not begin the backup");
     }

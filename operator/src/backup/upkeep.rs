@@ -257,6 +257,9 @@ mod tests {
         let held = BackupSummary {
             name: name.to_owned(),
             kind: BackupKind::Full,
+            parent: None,
+            depth: 0,
+            fallback: None,
             started_at: at(0),
             stopped_at: at(0),
             start: position,

@@ -3,10 +3,18 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::ConfigMap;
-use proto::{pod::CONFIG_FILE, wire::config::AgentConfig};
+use proto::{api::valid::backup::ValidBackup, pod::CONFIG_FILE, wire::config::AgentConfig};
 
 use super::Shape;
 use crate::{cluster::Cluster, digest::digest};
+
+/// What the server needs to take incremental backups: it notes which blocks change.
+const SUMMARIES: [(&str, &str); 2] = [
+    ("summarize_wal", "on"),
+    // Longer than a month: the default of 10 days would make each backup of a rarer schedule a full one. They are
+    // small beside the WAL that they tell of.
+    ("wal_summary_keep_time", "35d"),
+];
 
 /// Name of the ConfigMap.
 pub(crate) fn config_map_name(cluster: &Cluster) -> String {
@@ -37,7 +45,7 @@ fn agent_config(cluster: &Cluster, shape: &Shape) -> AgentConfig {
         io_timeout_ms: u64::try_from(settings.io_timeout.as_millis()).unwrap_or(u64::MAX),
         max_lag_bytes: settings.max_lag_bytes,
         system_identifier: shape.system_identifier,
-        parameters: settings.parameters.clone(),
+        parameters: parameters(cluster),
         hba: hba(cluster),
         app_database: settings.app_database.clone(),
         volume_bytes: cluster.spec.storage_size.0,
@@ -49,6 +57,17 @@ fn agent_config(cluster: &Cluster, shape: &Shape) -> AgentConfig {
             .filter(|backup| backup.enabled)
             .map(|backup| backup.store.archive.clone()),
     }
+}
+
+/// The user's settings; what they do not say about summaries of the WAL, the backups do.
+fn parameters(cluster: &Cluster) -> BTreeMap<String, String> {
+    let mut parameters = cluster.spec.parameters.clone();
+    if cluster.spec.backup.as_ref().is_some_and(ValidBackup::increments) {
+        for (name, value) in SUMMARIES {
+            parameters.entry(name.to_owned()).or_insert_with(|| value.to_owned());
+        }
+    }
+    parameters
 }
 
 /// The user's rules, or passwords over TLS from anywhere that the network lets in.

@@ -247,6 +247,30 @@ mod tests {
     }
 
     #[test]
+    fn the_server_notes_what_changes_where_backups_build_on_each_other() {
+        let parameters = |backup: Value, own: Value| {
+            let cluster = fixtures::cluster_with(&json!({
+                "version": "17", "backup": backup, "postgresql": {"parameters": own},
+            }));
+            let config = children(&cluster, &fixtures::shape()).config_map.data.unwrap();
+            let config: Value = serde_json::from_str(config.values().next().unwrap()).unwrap();
+            config["parameters"].clone()
+        };
+        let store = "s3://my-backups/orders-db";
+        let weekly = json!({"destination": store, "fullEvery": 7});
+        insta::assert_yaml_snapshot!("incremental_parameters", parameters(weekly.clone(), json!({})));
+        assert_eq!(
+            parameters(weekly, json!({"wal_summary_keep_time": "90d"}))["wal_summary_keep_time"],
+            "90d"
+        );
+        for without in
+            [json!({"destination": store}), json!({"destination": store, "fullEvery": 7, "enabled": false})]
+        {
+            assert_eq!(parameters(without, json!({})), json!({}));
+        }
+    }
+
+    #[test]
     fn a_restore_is_built_as_reviewed() {
         let from = json!({"repository": {"destination": "s3://my-backups/orders-db"}});
         let cluster = fixtures::cluster_with(&json!({"bootstrap": {"restore": {"from": from}}}));

@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::backup_rules as rules;
+use crate::wire::backup::BackupKind;
 
 /// One physical backup of a Database. Create one to take a backup now.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +25,7 @@ use super::backup_rules as rules;
     derive = "PartialEq",
     printcolumn(name = "Database", type_ = "string", json_path = ".spec.database"),
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
+    printcolumn(name = "Kind", type_ = "string", json_path = ".status.kind"),
     printcolumn(name = "Progress", type_ = "string", json_path = ".status.progress"),
     printcolumn(name = "Size", type_ = "string", json_path = ".status.size"),
     printcolumn(name = "Duration", type_ = "string", json_path = ".status.duration"),
@@ -73,6 +75,22 @@ pub struct BackupStatus {
     /// Name of the backup in the repository.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup_id: Option<String>,
+
+    /// Whether it holds everything, or what has changed since its parent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<BackupKind>,
+
+    /// Name in the repository of the backup that it builds on. A restore needs that one too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<String>,
+
+    /// How many backups it builds on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub depth: Option<i32>,
+
+    /// Why it is a full one although an incremental one was due.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<String>,
 
     /// When the current attempt began.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -45,6 +45,16 @@ fn five_fields(name: &str) -> Rule {
     )
 }
 
+/// Older servers keep no account of what changes.
+pub fn increments_can_be_taken() -> Rule {
+    rule(
+        "!has(self.backup) || !has(self.backup.fullEvery) || self.backup.fullEvery <= 1 || \
+         !self.version.matches('^1[456]')",
+        "spec.backup.fullEvery above 1 asks for incremental backups, which need PostgreSQL 17 or newer: remove \
+         fullEvery, so that every backup is a full one, or use version 17 or 18",
+    )
+}
+
 /// A bucket, and a folder in it.
 pub fn destination_is_a_bucket() -> Rule {
     explained(

@@ -13,6 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    backup_rules,
     repository::{BackupPolicy, Restore},
     rules,
     status::DatabaseStatus,
@@ -54,6 +55,7 @@ use crate::{ha::profile::Profile, wire::config::Durability};
     validation = rules::max_lag_needs_async(),
     validation = rules::bootstrap_is_fixed(),
     validation = rules::last_backup_has_a_store(),
+    validation = backup_rules::increments_can_be_taken(),
 )]
 #[serde(rename_all = "camelCase")]
 pub struct DatabaseSpec {

@@ -30,6 +30,13 @@ pub struct BackupPolicy {
     #[schemars(range(min = 1, max = 3650))]
     pub retention: i32,
 
+    /// Each so-many-th backup is a full one. Those between hold what has changed since the backup before: they are
+    /// smaller and faster, and restoring one needs all of them back to the full one, and room for them. Above 1 only
+    /// with PostgreSQL 17 or newer.
+    #[serde(default = "each")]
+    #[schemars(range(min = 1, max = 14))]
+    pub full_every: i32,
+
     /// When a restore is proven, such as "0 6 * * 0": what is stored is restored into a volume of its own, started,
     /// checked and thrown away. Written as `schedule`. Without it never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -80,6 +87,10 @@ fn nightly() -> String {
 
 fn two_weeks() -> i32 {
     14
+}
+
+fn each() -> i32 {
+    1
 }
 
 /// Where credentials are.

@@ -132,7 +132,7 @@ impl ValidDatabase {
         let version: Version = spec.version.parse().map_err(InvalidDatabase::Version)?;
         let bootstrap = spec.bootstrap.clone().unwrap_or_default();
         let restore = bootstrap.restore.as_ref().map(ValidRestore::parse).transpose();
-        let backup = spec.backup.as_ref().map(ValidBackup::parse).transpose();
+        let backup = spec.backup.as_ref().map(|backup| ValidBackup::parse(backup, version.major()));
         Ok(Self {
             name: required(&meta.name, "name")?,
             namespace: required(&meta.namespace, "namespace")?,
@@ -154,7 +154,7 @@ impl ValidDatabase {
             parameters: parameters(spec)?,
             hba: spec.postgresql.hba.clone(),
             app_database: bootstrap.initdb.database,
-            backup: backup.map_err(InvalidDatabase::Backup)?,
+            backup: backup.transpose().map_err(InvalidDatabase::Backup)?,
             restore: restore.map_err(InvalidDatabase::Backup)?,
             deletion_policy: deletion_policy(spec)?,
             affinity: spec.affinity.clone(),

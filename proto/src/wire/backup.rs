@@ -13,6 +13,7 @@
 //! Any member answers `/repository` and `/retention`; it reads the store, not its own disk.
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::postgres::{Lsn, SystemIdentifier, Timeline, WalPosition};
@@ -23,6 +24,10 @@ pub const BACKUPS_PATH: &str = "/backups";
 pub const REPOSITORY_PATH: &str = "/repository";
 /// Path of [`Retention`].
 pub const RETENTION_PATH: &str = "/retention";
+
+/// Backups that may build on each other at most: a restore reads all of them and needs room for all at once, and
+/// what is lost of one is lost for all after it. Two weeks of nightly ones.
+pub const LONGEST_CHAIN: u32 = 14;
 
 /// Where a store is and how it is reached. Never holds credentials: those are files (see
 /// [`crate::pod::BACKUP_CREDENTIALS_DIR`]), or without them what the node or web identity gives.
@@ -70,17 +75,23 @@ pub struct StartBackup {
     /// Unique in the repository, and a folder there: letters, digits, `-` and `.`, 1 to 63 of them, a letter
     /// or digit first.
     pub name: String,
-    /// What is copied.
-    #[serde(default)]
-    pub kind: BackupKind,
+    /// Each so-many-th backup is a full one, the others hold what changed since the one before. 1: all are full.
+    #[serde(default = "always")]
+    pub full_every: u32,
 }
 
-/// What a backup holds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+fn always() -> u32 {
+    1
+}
+
+/// Whether a backup holds everything, or what has changed since its parent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum BackupKind {
     /// Everything.
     #[default]
     Full,
+    /// What has changed since its parent.
+    Incremental,
 }
 
 /// How far a backup is.
@@ -89,7 +100,7 @@ pub enum BackupKind {
 pub struct BackupState {
     /// Its name.
     pub name: String,
-    /// What it copies.
+    /// What it copies, as far as that is decided.
     pub kind: BackupKind,
     /// What it does now.
     pub phase: BackupPhase,
@@ -134,6 +145,15 @@ pub struct BackupSummary {
     pub name: String,
     /// What it holds.
     pub kind: BackupKind,
+    /// The backup that an incremental one builds on: restoring it needs that one too, and all that one builds on.
+    #[serde(default)]
+    pub parent: Option<String>,
+    /// How many backups it builds on.
+    #[serde(default)]
+    pub depth: u32,
+    /// Why it is a full one although an incremental one was due.
+    #[serde(default)]
+    pub fallback: Option<String>,
     /// When it began.
     pub started_at: Timestamp,
     /// When its copy ended: it can be restored to later times only.
@@ -316,7 +336,7 @@ pub struct RestoreProgress {
     pub backup: Option<String>,
     /// Bytes of files written so far.
     pub bytes_done: u64,
-    /// Bytes of files in the backup.
+    /// Bytes of files in the backup, and in those that it builds on.
     pub bytes_total: Option<u64>,
     /// Last WAL file that recovery asked for.
     pub wal: Option<String>,
@@ -335,6 +355,8 @@ pub enum RestorePhase {
     Choosing,
     /// Writing files.
     Copying,
+    /// `pg_combinebackup` makes one data directory of a full backup and those that build on it.
+    Combining,
     /// PostgreSQL replays WAL up to the target.
     Recovering,
     /// Can be started.

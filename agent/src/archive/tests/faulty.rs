@@ -42,6 +42,7 @@ pub(crate) struct Faulty {
     faults: Arc<Mutex<VecDeque<Fault>>>,
     writes: Arc<AtomicUsize>,
     ignores_conditions: bool,
+    locked: Arc<Mutex<Vec<Path>>>,
 }
 
 impl Faulty {
@@ -56,6 +57,11 @@ impl Faulty {
     /// One of the next requests gets this fault: the first one that has none yet.
     pub(crate) fn next(&self, fault: Fault) {
         self.faults.lock().unwrap().push_back(fault);
+    }
+
+    /// This object cannot be deleted, as under object lock.
+    pub(crate) fn lock(&self, path: Path) {
+        self.locked.lock().unwrap().push(path);
     }
 
     /// Writes that were carried out.
@@ -120,7 +126,14 @@ impl ObjectStore for Faulty {
     }
 
     fn delete_stream(&self, paths: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        self.objects.delete_stream(paths)
+        let locked = self.locked.lock().unwrap().clone();
+        let allowed = paths.map(move |path| match path {
+            Ok(path) if locked.contains(&path) => {
+                Err(Error::PermissionDenied { path: path.to_string(), source: "object lock".into() })
+            }
+            path => path,
+        });
+        self.objects.delete_stream(allowed.boxed())
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {

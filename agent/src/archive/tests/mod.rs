@@ -1,6 +1,6 @@
 //! From the server's command to the store, with a store that fails in every way that stores do.
 
-mod faulty;
+pub(crate) mod faulty;
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 

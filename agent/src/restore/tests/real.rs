@@ -38,6 +38,8 @@ use crate::{
     tls::tests::{Authority, credentials},
 };
 
+mod chain;
+
 const NOBODY: u32 = 65534;
 const UID: &str = "7d0b5a3e";
 const PATIENCE: Duration = Duration::from_mins(2);
@@ -147,6 +149,10 @@ impl Scene {
     }
 
     async fn start(&mut self, data: &Path, archives: bool) -> Client {
+        self.start_with(data, archives, &[]).await
+    }
+
+    async fn start_with(&mut self, data: &Path, archives: bool, settings: &[&str]) -> Client {
         let socket = self.path("run/archive.sock");
         while !socket.exists() {
             sleep(Duration::from_millis(10)).await;
@@ -167,6 +173,9 @@ impl Scene {
             "fsync=off".to_owned(),
             "hba_file=".to_owned() + self.hba().to_str().unwrap(),
         ] {
+            command.arg("-c").arg(setting);
+        }
+        for setting in settings {
             command.arg("-c").arg(setting);
         }
         let log = fs::OpenOptions::new().create(true).append(true).open(self.path("log")).unwrap();
@@ -208,6 +217,10 @@ impl Scene {
     }
 
     async fn back_up(&self, name: &str) -> BackupSummary {
+        self.back_up_as(name, 1).await
+    }
+
+    async fn back_up_as(&self, name: &str, full_every: u32) -> BackupSummary {
         let (peers, _) = crate::peer::client::peers(
             "db",
             "prod",
@@ -224,6 +237,7 @@ impl Scene {
             pod: "db-0",
             from_standby: false,
             server_version: self.version() * 10_000,
+            full_every,
             state: &watch::Sender::new(None),
         };
         run.make(name).await.unwrap()

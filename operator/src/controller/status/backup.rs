@@ -183,6 +183,9 @@ fn describe(progress: &RestoreProgress) -> String {
             let total = progress.bytes_total.map(|total| format!(" of {}", Bytes(total))).unwrap_or_default();
             format!("copied {}{total}", Bytes(progress.bytes_done))
         }
+        RestorePhase::Combining => {
+            "makes one data directory of a full backup and those that build on it".to_owned()
+        }
         RestorePhase::Recovering => {
             let wal = progress.wal.as_deref().unwrap_or("nothing yet");
             format!("replays the write-ahead log, last {wal}")

@@ -6,11 +6,13 @@ use super::super::repository::{
 };
 use crate::{
     api::schedule::{InvalidSchedule, Schedule},
-    wire::backup::{ArchiveConfig, RestoreTarget, ServerSideEncryption},
+    wire::backup::{ArchiveConfig, LONGEST_CHAIN, RestoreTarget, ServerSideEncryption},
 };
 
 /// Days that can be counted back from today in any calendar.
 const MAX_RETENTION: i32 = 3_650;
+/// The first major version that takes incremental backups.
+const FIRST_INCREMENTAL: u8 = 17;
 /// What stores are reached by.
 const SCHEMES: [&str; 3] = ["s3://", "gs://", "az://"];
 
@@ -25,6 +27,8 @@ pub struct ValidBackup {
     pub drill: Option<Schedule>,
     /// For how long.
     pub retention_days: u32,
+    /// Each so-many-th backup is a full one; more than 1 only where the server takes incremental ones.
+    pub full_every: u32,
     /// Where to.
     pub store: Store,
 }
@@ -73,6 +77,15 @@ pub enum InvalidBackup {
     /// Out of 1 to 3650.
     #[error("spec.backup.retention is {0}: use 1 to {MAX_RETENTION} days")]
     Retention(i32),
+    /// Out of 1 to the longest chain.
+    #[error("spec.backup.fullEvery is {0}: use 1 to {LONGEST_CHAIN}")]
+    FullEvery(i32),
+    /// A server that takes none.
+    #[error(
+        "spec.backup.fullEvery above 1 needs PostgreSQL {FIRST_INCREMENTAL} or newer, and spec.version is {0}: remove \
+         fullEvery, so that every backup is a full one"
+    )]
+    Increments(u8),
     /// No scheme that is known.
     #[error("destination {0:?} is not a bucket: write one such as s3://my-backups/orders-db")]
     Destination(String),
@@ -88,7 +101,7 @@ pub enum InvalidBackup {
 }
 
 impl ValidBackup {
-    pub(super) fn parse(policy: &BackupPolicy) -> Result<Self, InvalidBackup> {
+    pub(super) fn parse(policy: &BackupPolicy, major: u8) -> Result<Self, InvalidBackup> {
         let days = u32::try_from(policy.retention).ok();
         let days = days.filter(|_| (1..=MAX_RETENTION).contains(&policy.retention));
         let mut store = store(Place {
@@ -110,8 +123,24 @@ impl ValidBackup {
                 .transpose()
                 .map_err(InvalidBackup::Drill)?,
             retention_days: days.ok_or(InvalidBackup::Retention(policy.retention))?,
+            full_every: full_every(policy.full_every, major)?,
             store,
         })
+    }
+}
+
+impl ValidBackup {
+    /// Whether incremental backups are taken.
+    pub fn increments(&self) -> bool {
+        self.enabled && self.full_every > 1
+    }
+}
+
+fn full_every(wanted: i32, major: u8) -> Result<u32, InvalidBackup> {
+    let parsed = u32::try_from(wanted).ok().filter(|wanted| (1..=LONGEST_CHAIN).contains(wanted));
+    match parsed.ok_or(InvalidBackup::FullEvery(wanted))? {
+        2.. if major < FIRST_INCREMENTAL => Err(InvalidBackup::Increments(major)),
+        full_every => Ok(full_every),
     }
 }
 
@@ -205,7 +234,7 @@ mod tests {
     fn backup(changes: &Value) -> Result<ValidBackup, InvalidBackup> {
         let mut policy = json!({"destination": "s3://my-backups/orders-db"});
         policy.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
-        ValidBackup::parse(&serde_json::from_value(policy).unwrap())
+        ValidBackup::parse(&serde_json::from_value(policy).unwrap(), 17)
     }
 
     fn restore(restore: Value) -> Result<ValidRestore, InvalidBackup> {
@@ -237,6 +266,8 @@ mod tests {
             (json!({"schedule": "daily"}), "spec.backup.schedule"),
             (json!({"drillSchedule": "weekly"}), "spec.backup.drillSchedule"),
             (json!({"retention": 0}), "spec.backup.retention is 0"),
+            (json!({"fullEvery": 0}), "spec.backup.fullEvery is 0"),
+            (json!({"fullEvery": 15}), "use 1 to 14"),
             (json!({"destination": "/backups"}), "destination \"/backups\""),
             (json!({"destination": "s3://"}), "destination \"s3://\""),
             (json!({"serverSideEncryption": {"algorithm": "Kms"}}), "keyId"),
@@ -244,6 +275,15 @@ mod tests {
             let error = backup(&changes).unwrap_err().to_string();
             assert!(error.contains(part), "{changes}: {error}");
         }
+    }
+
+    #[test]
+    fn increments_need_a_server_that_takes_them() {
+        assert!(!backup(&json!({})).unwrap().increments(), "each is a full one if nothing else is said");
+        assert!(backup(&json!({"fullEvery": 7})).unwrap().increments());
+        assert!(!backup(&json!({"fullEvery": 7, "enabled": false})).unwrap().increments());
+        assert_eq!(full_every(1, 16), Ok(1));
+        assert_eq!(full_every(2, 16), Err(InvalidBackup::Increments(16)));
     }
 
     #[test]

@@ -44,6 +44,9 @@ fn summary(name: &str, damage: Option<&str>) -> BackupSummary {
     BackupSummary {
         name: name.to_owned(),
         kind: BackupKind::Full,
+        parent: None,
+        depth: 0,
+        fallback: None,
         started_at: at(100),
         stopped_at: at(130),
         start: position,

@@ -1,0 +1,187 @@
+//! Retention over simulated histories.
+
+use object_store::path::Path;
+use proptest::prelude::*;
+use proto::postgres::SystemIdentifier;
+
+use super::*;
+use crate::{
+    archive::{layout::Root, tests::faulty::Faulty},
+    backup::chain::tests::{at, backup, increment, timeline},
+    supervisor::history::History,
+};
+
+const SIZE: SegmentSize = SegmentSize(1 << 24);
+
+fn straight() -> Histories {
+    Histories::new()
+}
+
+#[test]
+fn the_newest_one_before_the_window_stays() {
+    let backups = [backup(1, 1, 1), backup(25, 1, 3), backup(49, 1, 5)];
+    let going = |window| superfluous(&backups, timeline(1), &straight(), at(window));
+    assert!(going(0).is_empty());
+    assert!(going(24).is_empty(), "the window needs the first");
+    assert_eq!(going(25), ["b1"]);
+    assert_eq!(going(1000), ["b1", "b25"], "the last one stays, however old");
+}
+
+#[test]
+fn a_damaged_one_is_no_anchor_and_neither_is_one_that_the_failover_left_behind() {
+    let mut backups = [backup(1, 1, 1), backup(25, 1, 9)];
+    backups[1].summary.damage = Some("checksum".to_owned());
+    assert!(superfluous(&backups, timeline(1), &straight(), at(100)).is_empty());
+    backups[1].summary.damage = None;
+    let left_before = Histories::from([(timeline(2), History::Real(vec![(timeline(1), Lsn(5 << 24))]))]);
+    assert!(superfluous(&backups, timeline(2), &left_before, at(100)).is_empty());
+    let left_after = Histories::from([(timeline(2), History::Real(vec![(timeline(1), Lsn(50 << 24))]))]);
+    assert_eq!(superfluous(&backups, timeline(2), &left_after, at(100)), ["b1"]);
+}
+
+/// Two chains of three, a day between their backups: b1 to b49 and b73 to b121.
+fn two_chains() -> Vec<Contents> {
+    let mut backups: Vec<Contents> = Vec::new();
+    for number in 0..6 {
+        let (hours, segment) = (1 + 24 * number, 1 + 2 * u64::try_from(number).unwrap());
+        backups.push(match backups.last().filter(|_| number % 3 > 0) {
+            Some(parent) => increment(hours, 1, segment, parent),
+            None => backup(hours, 1, segment),
+        });
+    }
+    backups
+}
+
+#[test]
+fn what_a_kept_one_builds_on_stays_with_its_wal() {
+    let backups = two_chains();
+    let going = |window| superfluous(&backups, timeline(1), &straight(), at(window));
+    assert!(going(49).is_empty(), "b49 is needed, and builds on both before");
+    assert_eq!(going(73), ["b1", "b25", "b49"]);
+    assert_eq!(going(1000), ["b1", "b25", "b49"], "b121 builds on b73 and b97");
+    let kept: Vec<_> = backups.iter().filter(|b| !going(1000).contains(&b.summary.name)).collect();
+    assert_eq!(oldest_needed(&kept), Some(backups[3].summary.start.lsn));
+}
+
+#[test]
+fn what_builds_on_another_goes_before_it() {
+    let backups = two_chains();
+    let going = ["b1", "b25", "b49"].map(str::to_owned);
+    let order: Vec<_> = in_order(&backups, &going).iter().map(|b| b.summary.name.clone()).collect();
+    assert_eq!(order, ["b49", "b25", "b1"]);
+}
+
+/// A repository with the backups of [`two_chains`], the last of which ended long before any window of today.
+async fn repository(faulty: &Faulty, backups: &[Contents]) -> Repository {
+    let root = Root::new(&Path::from("x"), "uid", SystemIdentifier(1));
+    let store = faulty.store();
+    for backup in backups {
+        let name = &backup.summary.name;
+        store.put(&root.piece(name, "base.tar", 0), vec![0]).await.unwrap();
+        store.put_json(&root.backup_file(name), backup).await.unwrap();
+    }
+    Repository { store, root }
+}
+
+async fn folders(repository: &Repository) -> Vec<String> {
+    let folders = repository.store.folders(&repository.root.backups()).await.unwrap();
+    folders.iter().filter_map(|folder| folder.filename().map(str::to_owned)).collect()
+}
+
+#[tokio::test]
+async fn whole_chains_are_deleted_with_their_pieces() {
+    let repository = repository(&Faulty::default(), &two_chains()).await;
+    let wish = Retention { days: 1, dry_run: false };
+    let planned = apply(&repository, Retention { dry_run: true, ..wish }, None).await.unwrap();
+    assert_eq!(planned.backups, ["b1", "b25", "b49"]);
+    assert_eq!(apply(&repository, wish, None).await.unwrap(), planned);
+    assert_eq!(folders(&repository).await, ["b121", "b73", "b97"]);
+}
+
+#[tokio::test]
+async fn what_the_store_does_not_let_go_keeps_what_it_builds_on() {
+    let faulty = Faulty::default();
+    let repository = repository(&faulty, &two_chains()).await;
+    faulty.lock(repository.root.backup_file("b25"));
+    let report = apply(&repository, Retention { days: 1, dry_run: false }, None).await.unwrap();
+    assert_eq!(report.not_deleted.len(), 1, "{:?}", report.not_deleted);
+    assert_eq!(folders(&repository).await, ["b1", "b121", "b25", "b73", "b97"]);
+    let left = catalog::backups(&repository.store, &repository.root).await.unwrap();
+    assert!(left.iter().all(|backup| backup.summary.damage.is_none()), "all that is left can be restored");
+}
+
+#[test]
+fn objects_are_known_by_their_names() {
+    let of = |name: &str| file_name(&Path::from(name)).map(|name| name.to_string());
+    assert_eq!(of("a/000000010000000000000003.zst").as_deref(), Some("000000010000000000000003"));
+    assert_eq!(
+        of("a/000000010000000000000003.partial.db-1.zst").as_deref(),
+        Some("000000010000000000000003.partial")
+    );
+    assert_eq!(of("a/anything"), None);
+}
+
+proptest! {
+    /// Whatever happened, every time of the window that could be restored to still can be: a good backup from
+    /// before it is there, with what it builds on and all WAL from its start on. And wherever a crash ends the
+    /// deletion, nothing that is left lacks what it builds on.
+    #[test]
+    fn every_time_of_the_window_stays_restorable(
+        steps in prop::collection::vec((1..60_i64, 1..6_u64, 0..10_u8, 0..5_u8), 1..30),
+        window in 0..1500_i64,
+        full_every in 1..8_u32,
+    ) {
+        let wanted = chain::Wanted { full_every, server_version: 170_000, checksums: true };
+        let (mut hours, mut segment, mut number, mut began) = (0, 1, 1, 1);
+        let (mut backups, mut ancestors, mut histories) = (Vec::<Contents>::new(), Vec::new(), Histories::new());
+        for (hours_later, segments, event, damaged) in steps {
+            hours += hours_later;
+            segment += segments;
+            // A failover; it may lose what was written last on its timeline, with a backup in it.
+            if event < 2 {
+                let left = (segment - (3 * u64::from(event)).min(segment - 1)).max(began);
+                ancestors.push((timeline(number), Lsn(left << 24)));
+                number += 1;
+                histories.insert(timeline(number), History::Real(ancestors.clone()));
+                (segment, began) = (left, left);
+            } else {
+                let parent = chain::parent(&backups, timeline(number), &histories, wanted).ok();
+                let mut made = match parent {
+                    Some(parent) => increment(hours, number, segment, parent),
+                    None => backup(hours, number, segment),
+                };
+                segment += 1;
+                made.summary.damage = (damaged == 0).then(|| "checksum".to_owned());
+                backups.push(made);
+            }
+        }
+        let newest = timeline(number);
+        let usable = |backup: &Contents| {
+            backup.summary.damage.is_none() && catalog::leads_to(&backup.summary, newest, &histories)
+        };
+        let going = superfluous(&backups, newest, &histories, at(window));
+        let kept: Vec<_> = backups.iter().filter(|b| !going.contains(&b.summary.name)).collect();
+        for time in window..=hours {
+            let by_then = |b: &&Contents| usable(b) && b.summary.stopped_at <= at(time);
+            let before = backups.iter().any(|b| by_then(&b));
+            let still = kept.iter().copied().filter(by_then).max_by_key(|b| b.summary.stopped_at);
+            prop_assert_eq!(before, still.is_some(), "{} of {}", time, hours);
+            if let (Some(backup), Some(from)) = (still, oldest_needed(&kept)) {
+                let start = backup.summary.start;
+                let first = Segment::holding(start.timeline, start.lsn, SIZE).absolute(SIZE);
+                for needed in first..=segment {
+                    let name = WalName::Segment(Segment::numbered(newest, needed, SIZE));
+                    prop_assert!(is_needed(&name, from, SIZE));
+                }
+            }
+        }
+        if backups.iter().any(usable) {
+            prop_assert!(kept.iter().any(|backup| usable(backup)), "the last good one is gone");
+        }
+        let mut left = backups.clone();
+        for gone in in_order(&backups, &going) {
+            left.retain(|backup| backup.summary.name != gone.summary.name);
+            prop_assert!(left.iter().all(|backup| chain::chain(&left, backup).is_ok()));
+        }
+    }
+}
