@@ -72,17 +72,8 @@ impl Ground {
 
     /// A Database of one instance that begins at `target` of `source`; returns when it serves.
     async fn restored(&self, name: &str, source: &str, target: &Value) -> Result<Database> {
-        self.restored_as(name, source, target, self.sample(1)).await
-    }
-
-    async fn restored_as(
-        &self,
-        name: &str,
-        source: &str,
-        target: &Value,
-        mut spec: Value,
-    ) -> Result<Database> {
         let database = self.database(name).await?;
+        let mut spec = self.sample(1);
         spec["bootstrap"] = json!({"restore": {"from": {"database": source}, "target": target}});
         database.apply(&spec).await?;
         let took = verdict::whole(&database, 1, LIMIT).await?;
@@ -271,45 +262,6 @@ async fn wrong_bucket(database: &Database, ground: &Ground) -> Result<()> {
     wait::until("archiving to go on", LIMIT, up).await.map(drop)
 }
 
-/// The next backup, of a standby that has replayed a checkpoint since the last one.
-async fn increment(database: &Database, name: &str, row: i64) -> Result<Value> {
-    query(database, &format!("INSERT INTO ledger VALUES ({row})")).await?;
-    query(database, "CHECKPOINT").await?;
-    moment(database).await?;
-    let status = request(database, name).await?;
-    say(&format!("{name}: {} {} in {}", status["kind"], status["size"], status["duration"]));
-    Ok(status)
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs the lab; run by `cargo lab test`"]
-async fn backups_that_build_on_each_other_are_restored_together() -> Result<()> {
-    let Some(ground) = Ground::prepare("backup-chain").await? else { return Ok(()) };
-    let Some(lab) = ground.stage.cluster.lab_for(Fault::Container) else { return Ok(()) };
-    images::ensure(lab, &["17".parse()?]).await?;
-    let chained = |replicas| {
-        let mut spec = ground.sample(replicas);
-        spec["version"] = json!("17");
-        spec["backup"]["fullEvery"] = json!(3);
-        spec
-    };
-    let database = formed_as(&ground, "chained", 2, &chained(2)).await?;
-    let first = completed(&database, "chained-first").await?;
-    ensure!(first["kind"] == "Full" && first["depth"] == 0, "{first}");
-    let second = increment(&database, "second", 1).await?;
-    ensure!(second["kind"] == "Incremental" && second["parent"] == first["backupId"], "{second}");
-    let third = increment(&database, "third", 2).await?;
-    ensure!(third["parent"] == second["backupId"] && third["depth"] == 2, "{third}");
-    query(&database, "INSERT INTO ledger VALUES (3)").await?;
-    archived(&database).await?;
-    let copy = ground.restored_as("copy", "chained", &json!({"immediate": true}), chained(1)).await?;
-    let there = ids(&copy, "true").await?;
-    ensure!(there.is_superset(&BTreeSet::from([1, 2])), "what the last of them holds: {there:?}");
-    let fourth = increment(&database, "fourth", 4).await?;
-    ensure!(fourth["kind"] == "Full" && fourth["fallback"].is_null(), "its turn has come: {fourth}");
-    ground.clear().await
-}
-
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the lab; run by `cargo lab test`"]
 async fn no_row_is_missing_after_a_failover_with_the_store_down() -> Result<()> {
@@ -366,12 +318,17 @@ async fn accounted_for(ground: &Ground, source: &Database, name: &str, moment: &
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the lab; run by `cargo lab test`"]
-async fn a_drill_proves_a_restore_and_leaves_nothing_behind() -> Result<()> {
+async fn a_drill_proves_backups_that_build_on_each_other_and_leaves_nothing_behind() -> Result<()> {
     let Some(ground) = Ground::prepare("backup-drill").await? else { return Ok(()) };
-    let database = formed(&ground, "drilled", 1).await?;
-    query(&database, "INSERT INTO ledger VALUES (1)").await?;
+    let Some(lab) = ground.stage.cluster.lab_for(Fault::Container) else { return Ok(()) };
+    images::ensure(lab, &["17".parse()?]).await?;
+    let mut spec = ground.sample(2);
+    spec["version"] = json!("17");
+    spec["backup"]["fullEvery"] = json!(3);
+    let database = formed_as(&ground, "drilled", 2, &spec).await?;
+    let newest = increment(&database).await?;
+    query(&database, "INSERT INTO ledger VALUES (3)").await?;
     archived(&database).await?;
-    let mut spec = ground.sample(1);
     spec["backup"]["drillSchedule"] = json!("0 6 * * 0");
     database.apply(&spec).await?;
     let there = async || database.kubectl(&["get", "cronjob", "drilled-drill"]).await;
@@ -379,7 +336,9 @@ async fn a_drill_proves_a_restore_and_leaves_nothing_behind() -> Result<()> {
     let message = drill(&database, "good", "True").await?;
     ensure!(message.contains("pg_amcheck"), "{message}");
     let status = database.status().await?;
-    ensure!(status.last_proven_restore_time.is_some() && status.restore_drill.is_some());
+    ensure!(status.last_proven_restore_time.is_some());
+    let proven = status.restore_drill.as_ref().and_then(|drill| drill.backup_id.as_ref());
+    ensure!(newest == json!(proven), "{proven:?} was restored, not {newest}");
 
     let bucket = "s3://no-such-bucket/orders-db";
     spec["backup"]["destination"] = json!(bucket);
@@ -394,6 +353,26 @@ async fn a_drill_proves_a_restore_and_leaves_nothing_behind() -> Result<()> {
     let proven = database.status().await?.last_proven_restore_time;
     ensure!(proven == status.last_proven_restore_time, "a failure takes no proof away");
     ground.clear().await
+}
+
+/// Name of an incremental backup, taken from a standby.
+async fn increment(database: &Database) -> Result<Value> {
+    // The first one of all may be of a time when there was no standby yet to note what changes from then on.
+    let parent = changed_and_backed_up(database, "parent", 1).await?;
+    let child = changed_and_backed_up(database, "child", 2).await?;
+    ensure!(child["kind"] == "Incremental" && child["parent"] == parent["backupId"], "{child}");
+    ensure!(child["instance"] != json!(database.primary().await?.name), "a standby takes it: {child}");
+    Ok(child["backupId"].clone())
+}
+
+/// A standby goes on from the last checkpoint that it has replayed: there has to be a new one.
+async fn changed_and_backed_up(database: &Database, name: &str, row: i64) -> Result<Value> {
+    query(database, &format!("INSERT INTO ledger VALUES ({row})")).await?;
+    query(database, "CHECKPOINT").await?;
+    moment(database).await?;
+    let status = request(database, name).await?;
+    say(&format!("{name}: {} {} in {}", status["kind"], status["size"], status["duration"]));
+    Ok(status)
 }
 
 /// Runs one by hand until it is told, and its volume gone.

@@ -26,8 +26,11 @@ pub(crate) fn chain<'a>(backups: &'a [Contents], last: &'a Contents) -> Result<V
     let mut chain = vec![last];
     let mut of = last;
     while let Some(name) = &of.summary.parent {
+        // Less deep each time: whatever lies in the store, the way ends.
         let before = |backup: &&Contents| {
-            backup.summary.name == *name && backup.summary.stop.lsn <= of.summary.start.lsn
+            backup.summary.name == *name
+                && backup.summary.stop.lsn <= of.summary.start.lsn
+                && backup.summary.depth < of.summary.depth
         };
         let broken = || Broken { of: of.summary.name.clone(), parent: name.clone() };
         of = backups.iter().find(before).ok_or_else(broken)?;
@@ -71,7 +74,7 @@ pub(crate) enum WhyFull {
     #[error("{0} ends a chain of {LONGEST_CHAIN} backups, and none is longer")]
     Longest(String),
     /// Pages that only `pg_checksums` touched are in no WAL.
-    #[error("page checksums were turned on or off since {0}")]
+    #[error("page checksums were turned on or off since {0}, or it does not tell whether it has any")]
     Checksums(String),
 }
 
@@ -210,6 +213,8 @@ pub(crate) mod tests {
         assert!(backups.iter().all(|backup| chain(&backups, backup).is_err()));
         backups[0].summary.parent = Some("b1".to_owned());
         assert!(chain(&backups, &backups[0]).is_err());
+        backups[0].summary.stop = backups[0].summary.start;
+        assert!(chain(&backups, &backups[0]).is_err(), "no position tells it from a parent");
     }
 
     #[test]

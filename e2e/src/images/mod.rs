@@ -14,7 +14,7 @@ pub mod store;
 pub mod tools;
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::Result;
@@ -84,6 +84,12 @@ pub async fn ensure_as(lab: &Lab, name: Name, reference: &str) -> Result<()> {
         reference.clone_into(&mut image.reference);
     }
     containerd::ensure(&store, &sockets(lab), &images).await
+}
+
+/// The programs of a PostgreSQL image below `folder`, for tests on this machine; returns where they are.
+pub async fn unpack_postgres(release: Release, folder: &Path) -> Result<PathBuf> {
+    let store = Store::open(&cache::root()?.join("images"))?;
+    postgres::unpack(&store, release, folder).await
 }
 
 fn sockets(lab: &Lab) -> Vec<PathBuf> {

@@ -101,6 +101,16 @@ pub async fn image(store: &Store, release: Release) -> Result<Image> {
     Image::assemble(store, &release.reference(), layers, &start)
 }
 
+/// The programs of `release`, as they are in the image, below `folder`; returns where they are.
+pub async fn unpack(store: &Store, release: Release, folder: &Path) -> Result<PathBuf> {
+    let layer = programs(store, release).await?;
+    let mut unpack = Command::new("tar");
+    unpack.args(["--extract", "--no-same-owner", "--file"]).arg(store.root().join(layer.layout_path()));
+    unpack.arg("--directory").arg(folder);
+    output(unpack, UNPACK_LIMIT).await?;
+    Ok(folder.join(bin(release.major).trim_start_matches('/')))
+}
+
 fn bin(major: u32) -> String {
     format!("/usr/lib/postgresql/{major}/bin")
 }

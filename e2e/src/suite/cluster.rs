@@ -24,7 +24,7 @@ const LOOK_LIMIT: Duration = Duration::from_secs(30);
 /// How much of each log is shown after a failure.
 const LOG_LINES: usize = 25;
 /// What all cluster tests start with: compiled and imported before them, so that their limits are for tests.
-const IMAGES: &[&str] = &["agent", "operator", "s3", "tools", "16"];
+const IMAGES: &[&str] = &["agent", "operator", "s3", "tools", "16", "17"];
 
 /// After these there is nothing to look at: they come last.
 const ENDS_THE_LAB: &[&str] = &["up_down_and_crash"];

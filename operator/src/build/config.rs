@@ -81,5 +81,5 @@ fn hba(cluster: &Cluster) -> Vec<String> {
 /// Digest of what goes into the server's configuration files.
 pub(crate) fn generation(cluster: &Cluster) -> String {
     let settings = &cluster.spec;
-    digest(&format!("{:?}\n{:?}\n{}", settings.parameters, settings.hba, cluster.spec.storage_size.0))
+    digest(&format!("{:?}\n{:?}\n{}", parameters(cluster), settings.hba, settings.storage_size.0))
 }

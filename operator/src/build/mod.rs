@@ -86,6 +86,7 @@ pub(crate) fn children(cluster: &Cluster, shape: &Shape) -> Children {
 #[cfg(test)]
 mod tests {
     use k8s_openapi::api::core::v1::Secret;
+    use proto::api::quantity::Bytes;
     use serde_json::{Value, json};
 
     use super::*;
@@ -268,6 +269,37 @@ mod tests {
         {
             assert_eq!(parameters(without, json!({})), json!({}));
         }
+    }
+
+    #[test]
+    fn that_backups_build_on_each_other_is_told_as_read_in() {
+        let generation = |every: i32| {
+            let backup = json!({"destination": "s3://my-backups/orders-db", "fullEvery": every});
+            generation(&fixtures::cluster_with(&json!({"version": "17", "backup": backup})))
+        };
+        assert_ne!(generation(7), generation(1));
+        assert_eq!(generation(7), generation(3), "the server has nothing to read in");
+    }
+
+    #[test]
+    fn a_drill_has_room_for_backups_that_build_on_each_other() {
+        let size = |every: i32| {
+            let built = children(
+                &fixtures::cluster_with(&json!({
+                    "version": "17", "storage": {"size": "50Gi"},
+                    "backup": {
+                        "destination": "s3://my-backups/orders-db", "drillSchedule": "0 6 * * 0", "fullEvery": every,
+                    },
+                })),
+                &fixtures::shape(),
+            );
+            let job = built.drill.unwrap().cron_job.spec.unwrap().job_template.spec.unwrap();
+            let volumes = job.template.spec.unwrap().volumes.unwrap();
+            let template = volumes.into_iter().find_map(|volume| volume.ephemeral?.volume_claim_template);
+            template.unwrap().spec.resources.unwrap().requests.unwrap()["storage"].0.parse::<Bytes>().unwrap()
+        };
+        assert_eq!(size(1), Bytes(50 << 30));
+        assert_eq!(size(7), Bytes(100 << 30), "the parts, and what is made of them");
     }
 
     #[test]

@@ -7,9 +7,12 @@ use k8s_openapi::api::core::v1::{
     ServiceAccountTokenProjection, Volume, VolumeMount, VolumeProjection,
 };
 use kube::api::ObjectMeta;
-use proto::pod::{
-    BACKUP_CREDENTIALS_DIR, CONFIG_DIR, DATA_DIR, PASSWORDS_DIR, RESTORE_CREDENTIALS_DIR, RESTORE_DIR,
-    RUN_DIR, TLS_DIR,
+use proto::{
+    api::valid::backup::ValidBackup,
+    pod::{
+        BACKUP_CREDENTIALS_DIR, CONFIG_DIR, DATA_DIR, PASSWORDS_DIR, RESTORE_CREDENTIALS_DIR, RESTORE_DIR,
+        RUN_DIR, TLS_DIR,
+    },
 };
 
 use crate::{
@@ -130,7 +133,7 @@ pub(in crate::build) fn of_scratch() -> Vec<VolumeMount> {
 fn scratch(cluster: &Cluster) -> Volume {
     let template = PersistentVolumeClaimTemplate {
         metadata: Some(ObjectMeta { labels: Some(cluster.labels_of_helpers()), ..ObjectMeta::default() }),
-        spec: claim(cluster, &cluster.spec.storage_quantity),
+        spec: claim(cluster, &scratch_size(cluster)),
     };
     Volume {
         name: VOLUME_DATA.to_owned(),
@@ -148,6 +151,15 @@ pub(super) fn of_postgres() -> Vec<VolumeMount> {
         mount(TEMPORARY, "/tmp"),
         read_only(TLS, TLS_DIR),
     ]
+}
+
+/// Of backups that build on each other there are the parts and what is made of them, at once.
+fn scratch_size(cluster: &Cluster) -> String {
+    let settings = &cluster.spec;
+    match settings.backup.as_ref().is_some_and(ValidBackup::increments) {
+        true => settings.storage_size.0.saturating_mul(2).to_string(),
+        false => settings.storage_quantity.clone(),
+    }
 }
 
 fn config_map(name: &str, map: String) -> Volume {
