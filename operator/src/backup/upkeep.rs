@@ -315,6 +315,9 @@ mod tests {
         let empty = Repository { backups: Vec::new(), ..holding("x") };
         assert!(wants_first(&empty, &[]));
         assert!(!wants_first(&empty, &[backup("Failed", "x")]));
+        let mut snapshot = backup("Completed", "x");
+        snapshot.spec.method = BackupMethod::VolumeSnapshot;
+        assert!(wants_first(&empty, &[snapshot]), "it is not in the store");
         assert!(!wants_first(&holding("x"), &[]));
     }
 }
