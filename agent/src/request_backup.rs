@@ -8,6 +8,7 @@ use kube::{Api, Client, Config, api::PostParams};
 use proto::{
     api::backup::{Backup, BackupPhase, BackupSpec, BackupStatus},
     pod::{ENV_BACKUP, ENV_DATABASE, ENV_POD_NAMESPACE},
+    wire::snapshot::BackupMethod,
 };
 use tokio::time::{Instant, sleep, timeout};
 
@@ -61,7 +62,8 @@ async fn wait(backups: &Api<Backup>, name: &str, database: &str) -> anyhow::Resu
 
 /// A pod that was made again for the same Job finds what the first one made.
 async fn ask(backups: &Api<Backup>, name: &str, database: &str) -> anyhow::Result<()> {
-    let backup = Backup::new(name, BackupSpec { database: database.to_owned() });
+    let backup =
+        Backup::new(name, BackupSpec { database: database.to_owned(), method: BackupMethod::Physical });
     let params = PostParams::default();
     match timeout(CALL_TIMEOUT, backups.create(&params, &backup))
         .await

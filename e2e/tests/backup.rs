@@ -21,6 +21,9 @@ use e2e::{
 use proto::api::status::{CONTINUOUS_ARCHIVING, RESTORABLE, RESTORE_PROVEN};
 use serde_json::{Value, json};
 
+#[path = "backup/snapshots.rs"]
+mod snapshots;
+
 /// From one state to the next on a machine that also builds.
 const LIMIT: Duration = Duration::from_mins(4);
 /// What is wrong with the store shows within this (the promise to users).

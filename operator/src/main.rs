@@ -18,6 +18,7 @@ mod http;
 mod leader;
 mod metrics;
 mod process;
+mod volume_snapshot;
 
 use std::net::SocketAddr;
 

@@ -82,6 +82,16 @@ impl Root {
         self.backup(name).join(BACKUP_FILE)
     }
 
+    /// All backups whose data is in VolumeSnapshots.
+    pub(crate) fn snapshots(&self) -> Path {
+        self.path().join("snapshot")
+    }
+
+    /// What makes a VolumeSnapshot a backup.
+    pub(crate) fn snapshot_file(&self, name: &str) -> Path {
+        self.snapshots().join(format!("{name}.json"))
+    }
+
     /// A piece of one of a backup's archives.
     pub(crate) fn piece(&self, name: &str, archive: &str, number: usize) -> Path {
         self.backup(name).join(format!("{archive}.zst")).join(format!("{number:06}"))
@@ -118,6 +128,7 @@ mod tests {
             "a/b/uid/7/wal/0000000100000000/000000010000000000000003.00000028.backup"
         );
         assert_eq!(root.piece("b1", "base.tar", 12).to_string(), "a/b/uid/7/backup/b1/base.tar.zst/000012");
+        assert_eq!(root.snapshot_file("b1").to_string(), "a/b/uid/7/snapshot/b1.json");
         assert_eq!(root.backup_file("b1").to_string(), "a/b/uid/7/backup/b1/backup.json");
         assert_eq!(root.relative(), "uid/7");
     }

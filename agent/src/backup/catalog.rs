@@ -11,6 +11,7 @@ use proto::{
 use super::{
     chain,
     contents::{Contents, FORMAT},
+    snapshot::entry,
 };
 use crate::{
     archive::{
@@ -88,7 +89,8 @@ pub(crate) fn newest_timeline(backups: &[Contents], histories: &Histories) -> Ti
 /// For the operator.
 pub(crate) async fn describe(repository: &Repository) -> Result<Described, StoreError> {
     let Repository { store, root } = repository;
-    let (found, histories) = tokio::try_join!(backups(store, root), histories(store, root))?;
+    let (found, snapshots, histories) =
+        tokio::try_join!(backups(store, root), entry::entries(store, root), histories(store, root))?;
     let newest = newest_timeline(&found, &histories);
     let latest: Option<Latest> = store.get_json(&root.latest()).await?;
     let good = |backup: &&BackupSummary| backup.damage.is_none() && leads_to(backup, newest, &histories);
@@ -101,5 +103,6 @@ pub(crate) async fn describe(repository: &Repository) -> Result<Described, Store
         earliest_restorable: earliest,
         latest_restorable: latest.or(earliest),
         backups,
+        snapshots: snapshots.into_iter().map(|entry| entry.summary).collect(),
     })
 }

@@ -8,14 +8,18 @@ use axum::{
 };
 use proto::wire::{
     backup::{
-        BACKUPS_PATH, BackupPhase, BackupState, REPOSITORY_PATH, RETENTION_PATH, Repository, Retention,
-        RetentionReport, StartBackup,
+        BACKUPS_PATH, BackupPhase, BackupState, BackupSummary, REPOSITORY_PATH, RETENTION_PATH, Repository,
+        Retention, RetentionReport, StartBackup,
     },
     peer::Refused,
+    snapshot::{SNAPSHOT_PATH, SnapshotTaken},
 };
 
-use super::{Backups, BeginError, catalog, retention};
-use crate::{archive::store::StoreError, chain::Chain};
+use super::{Backups, BeginError, catalog, retention, snapshot::entry};
+use crate::{
+    archive::{connection::Repository as OpenRepository, store::StoreError},
+    chain::Chain,
+};
 
 type Refusal = (StatusCode, Json<Refused>);
 
@@ -24,6 +28,7 @@ pub(crate) fn routes(backups: Backups) -> Router {
     Router::new()
         .route(BACKUPS_PATH, post(begin))
         .route(&format!("{BACKUPS_PATH}/{{name}}"), get(state))
+        .route(&format!("{BACKUPS_PATH}/{{name}}{SNAPSHOT_PATH}"), post(taken))
         .route(REPOSITORY_PATH, get(repository))
         .route(RETENTION_PATH, post(retain))
         .with_state(backups)
@@ -40,6 +45,14 @@ async fn begin(
         .map_err(|error| refusal(&error))
 }
 
+async fn taken(
+    State(backups): State<Backups>,
+    Path(name): Path<String>,
+    Json(taken): Json<SnapshotTaken>,
+) -> Result<Json<BackupState>, Refusal> {
+    backups.taken(name, taken).map(Json).map_err(|error| refusal(&error))
+}
+
 async fn state(
     State(backups): State<Backups>,
     Path(name): Path<String>,
@@ -48,8 +61,7 @@ async fn state(
         return Ok(Json(state));
     }
     let repository = backups.repository().map_err(|error| refusal(&error))?;
-    let found = catalog::backup(&repository.store, &repository.root, &name).await.map_err(unanswered)?;
-    let summary = found.map(|contents| contents.summary).ok_or_else(|| {
+    let summary = completed(&repository, &name).await.map_err(unanswered)?.ok_or_else(|| {
         let message = format!("no backup {name} runs here or is in the repository");
         (StatusCode::NOT_FOUND, Json(Refused { message }))
     })?;
@@ -66,6 +78,15 @@ async fn state(
         error: None,
         summary: Some(summary),
     }))
+}
+
+/// Of either method.
+async fn completed(repository: &OpenRepository, name: &str) -> Result<Option<BackupSummary>, StoreError> {
+    let OpenRepository { store, root } = repository;
+    if let Some(contents) = catalog::backup(store, root, name).await? {
+        return Ok(Some(contents.summary));
+    }
+    Ok(entry::entry(store, root, name).await?.map(|entry| entry.summary))
 }
 
 async fn repository(State(backups): State<Backups>) -> Result<Json<Repository>, Refusal> {
@@ -85,7 +106,7 @@ async fn retain(
 fn refusal(error: &BeginError) -> Refusal {
     let code = match error {
         BeginError::Name(_) => StatusCode::BAD_REQUEST,
-        BeginError::Busy(_) | BeginError::Taken(_) => StatusCode::CONFLICT,
+        BeginError::Busy(_) | BeginError::Taken(_) | BeginError::NotAwaited(_) => StatusCode::CONFLICT,
         BeginError::NoArchive | BeginError::NotRunning | BeginError::Store(_) => {
             StatusCode::SERVICE_UNAVAILABLE
         }

@@ -7,6 +7,7 @@
 //! | [`contents`] | `backup.json` |
 //! | [`run`] | one backup |
 //! | [`chain`] | backups that build on each other: pure |
+//! | [`snapshot`] | one whose data is in a VolumeSnapshot |
 //! | [`increment`] | what a backup builds on, or why on nothing |
 //! | [`catalog`] | what is in the repository |
 //! | [`retention`] | what need not be there any more |
@@ -21,6 +22,7 @@ mod pieces;
 mod protocol;
 mod retention;
 mod run;
+pub(crate) mod snapshot;
 
 use std::sync::Arc;
 
@@ -30,9 +32,11 @@ use proto::{
     wire::{
         backup::{ArchiveStatus, BackupKind, BackupPhase, BackupState, StartBackup},
         http::{Role, State},
+        snapshot::{BackupMethod, SnapshotTaken},
     },
 };
 pub(crate) use run::{Leader, Run};
+use snapshot::{Hold, Taken};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -60,6 +64,8 @@ pub(crate) enum BeginError {
     Busy(String),
     #[error("there is a backup {0} already")]
     Taken(String),
+    #[error("no backup {0} waits for a VolumeSnapshot here")]
+    NotAwaited(String),
     #[error("no archive is configured, or its store cannot be used; see the status")]
     NoArchive,
     #[error("this member's server does not run as primary or standby")]
@@ -73,6 +79,7 @@ pub(crate) enum BeginError {
 pub(crate) struct Backups {
     archive: Archive,
     state: Arc<watch::Sender<Option<BackupState>>>,
+    taken: Arc<watch::Sender<Taken>>,
     wishes: mpsc::Sender<(Repository, StartBackup)>,
 }
 
@@ -82,15 +89,22 @@ pub(crate) struct BackupTask {
     peers: Peers,
     socket_directory: Arc<str>,
     state: Arc<watch::Sender<Option<BackupState>>>,
+    taken: Arc<watch::Sender<Taken>>,
     wishes: mpsc::Receiver<(Repository, StartBackup)>,
 }
 
 /// Makes the handle and the task.
 pub(crate) fn backups(archive: Archive, peers: Peers, socket_directory: Arc<str>) -> (Backups, BackupTask) {
     let state = Arc::new(watch::Sender::new(None));
+    let taken = Arc::new(watch::Sender::new(None));
     let (wishes_in, wishes) = mpsc::channel(QUEUE);
-    let handle = Backups { archive: archive.clone(), state: Arc::clone(&state), wishes: wishes_in };
-    (handle, BackupTask { archive, peers, socket_directory, state, wishes })
+    let handle = Backups {
+        archive: archive.clone(),
+        state: Arc::clone(&state),
+        taken: Arc::clone(&taken),
+        wishes: wishes_in,
+    };
+    (handle, BackupTask { archive, peers, socket_directory, state, taken, wishes })
 }
 
 impl Backups {
@@ -128,8 +142,10 @@ impl Backups {
         {
             return Err(BeginError::NotRunning);
         }
-        if repository.store.exists(&repository.root.backup_file(&wish.name)).await? {
-            return Err(BeginError::Taken(wish.name));
+        for path in [repository.root.backup_file(&wish.name), repository.root.snapshot_file(&wish.name)] {
+            if repository.store.exists(&path).await? {
+                return Err(BeginError::Taken(wish.name));
+            }
         }
         let Ok(slot) = self.wishes.try_reserve() else {
             let name = self.state().map(|state| state.name).unwrap_or_default();
@@ -140,7 +156,10 @@ impl Backups {
         }
         let state = BackupState {
             name: wish.name.clone(),
-            kind: BackupKind::Full,
+            kind: match wish.method {
+                BackupMethod::Physical => BackupKind::Full,
+                BackupMethod::VolumeSnapshot => BackupKind::Snapshot,
+            },
             phase: BackupPhase::Starting,
             started_at: Timestamp::now(),
             bytes_done: 0,
@@ -154,6 +173,19 @@ impl Backups {
         self.state.send_replace(Some(state.clone()));
         slot.send((repository, wish));
         Ok(state)
+    }
+
+    /// The volume is copied: the server need not wait any more. Telling it twice is harmless.
+    pub(crate) fn taken(&self, name: String, taken: SnapshotTaken) -> Result<BackupState, BeginError> {
+        let state = self.state().filter(|state| state.name == name && state.kind == BackupKind::Snapshot);
+        match state {
+            Some(state) if state.phase == BackupPhase::AwaitingSnapshot => {
+                self.taken.send_replace(Some((name, taken)));
+                Ok(state)
+            }
+            Some(state) if state.phase != BackupPhase::Starting => Ok(state),
+            _ => Err(BeginError::NotAwaited(name)),
+        }
     }
 }
 
@@ -170,7 +202,10 @@ impl BackupTask {
             let mut one = JoinSet::new();
             let (archive, peers) = (Arc::clone(&this), task.peers.clone());
             let (socket, state) = (Arc::clone(&task.socket_directory), Arc::clone(&task.state));
-            one.spawn(async move { make(&archive, &peers, &socket, &state, &repository, &wish).await });
+            let taken = task.taken.subscribe();
+            one.spawn(
+                async move { make(&archive, &peers, &socket, &state, taken, &repository, &wish).await },
+            );
             // A panic in one backup must not end the next ones.
             if !matches!(one.join_next().await, Some(Ok(()))) {
                 fail(&task.state, "the backup ended in a panic; see the agent's log".to_owned());
@@ -184,6 +219,7 @@ async fn make(
     peers: &Peers,
     socket_directory: &str,
     state: &watch::Sender<Option<BackupState>>,
+    taken: watch::Receiver<Taken>,
     repository: &Repository,
     wish: &StartBackup,
 ) {
@@ -207,7 +243,12 @@ async fn make(
         state,
     };
     tracing::info!(name, "a backup begins");
-    match run.make(name).await {
+    let data = || archive.published().status.data_id;
+    let made = match wish.method {
+        BackupMethod::Physical => run.make(name).await,
+        BackupMethod::VolumeSnapshot => run.make_of_snapshot(name, Hold { data: &data, taken }).await,
+    };
+    match made {
         Ok(summary) => {
             tracing::info!(
                 name,

@@ -2,7 +2,7 @@
 //! than necessary.
 //!
 //! Kept is whatever any time of the window needs: the newest good backup that is older than the window, all that are
-//! newer, what those build on, and every WAL file from the oldest kept one's start on. What is not certainly
+//! newer, what those build on, snapshots that are not older, and every WAL file from the oldest kept one's start on. What is not certainly
 //! superfluous stays.
 
 use std::{cmp::Reverse, collections::BTreeSet};
@@ -11,10 +11,14 @@ use jiff::{SignedDuration, Timestamp};
 use object_store::path::Path;
 use proto::{
     postgres::{Lsn, Timeline},
-    wire::backup::{Retention, RetentionReport},
+    wire::backup::{BackupSummary, Retention, RetentionReport},
 };
 
-use super::{catalog, chain, contents::Contents};
+use super::{
+    catalog, chain,
+    contents::Contents,
+    snapshot::entry::{self, Entry},
+};
 use crate::{
     archive::{
         connection::Repository,
@@ -29,20 +33,25 @@ use crate::{
 /// longer.
 const UNFINISHED_AFTER: SignedDuration = SignedDuration::from_hours(72);
 
-/// The names of the backups that may go, oldest first.
-fn superfluous(
+/// When the backup ended that the window needs from before it.
+fn anchor(
     backups: &[Contents],
     newest: Timeline,
     histories: &Histories,
     window_begins: Timestamp,
-) -> Vec<String> {
+) -> Option<Timestamp> {
     let good = |backup: &&Contents| {
         backup.summary.damage.is_none() && catalog::leads_to(&backup.summary, newest, histories)
     };
-    let stopped = |backup: &&Contents| backup.summary.stopped_at;
-    let anchor = backups.iter().filter(good).filter(|b| stopped(b) <= window_begins).max_by_key(stopped);
-    let Some(anchor) = anchor.map(|anchor| anchor.summary.stopped_at) else { return Vec::new() };
-    let (older, kept): (Vec<_>, Vec<_>) = backups.iter().partition(|backup| stopped(backup) < anchor);
+    let stopped = backups.iter().filter(good).map(|backup| backup.summary.stopped_at);
+    stopped.filter(|stopped| *stopped <= window_begins).max()
+}
+
+/// The names of the backups that may go, oldest first.
+fn superfluous(backups: &[Contents], anchor: Option<Timestamp>) -> Vec<String> {
+    let Some(anchor) = anchor else { return Vec::new() };
+    let (older, kept): (Vec<_>, Vec<_>) =
+        backups.iter().partition(|backup| backup.summary.stopped_at < anchor);
     let built_on = built_on(backups, kept);
     older.iter().map(|backup| backup.summary.name.clone()).filter(|name| !built_on.contains(name)).collect()
 }
@@ -61,8 +70,8 @@ fn in_order<'a>(backups: &'a [Contents], going: &[String]) -> Vec<&'a Contents> 
 }
 
 /// WAL before this position serves no kept backup: recovery from each begins at its start and goes forward only.
-fn oldest_needed(kept: &[&Contents]) -> Option<Lsn> {
-    kept.iter().map(|backup| backup.summary.start.lsn).min()
+fn oldest_needed<'a>(kept: impl IntoIterator<Item = &'a BackupSummary>) -> Option<Lsn> {
+    kept.into_iter().map(|backup| backup.start.lsn).min()
 }
 
 fn is_needed(name: &WalName, from: Lsn, size: SegmentSize) -> bool {
@@ -82,17 +91,24 @@ pub(crate) async fn apply(
     running: Option<&str>,
 ) -> Result<RetentionReport, StoreError> {
     let Repository { store, root } = repository;
-    let (found, histories) =
-        tokio::try_join!(catalog::backups(store, root), catalog::histories(store, root))?;
+    let (found, snapshots, histories) = tokio::try_join!(
+        catalog::backups(store, root),
+        entry::entries(store, root),
+        catalog::histories(store, root)
+    )?;
     let newest = catalog::newest_timeline(&found, &histories);
     let now = Timestamp::now();
     let window = SignedDuration::from_hours(24 * i64::from(wish.days));
     let Ok(window_begins) = now.checked_sub(window) else { return Ok(RetentionReport::default()) };
-    let going = superfluous(&found, newest, &histories, window_begins);
+    let anchor = anchor(&found, newest, &histories, window_begins);
+    let going = superfluous(&found, anchor);
+    let (old, young): (Vec<_>, Vec<_>) =
+        snapshots.iter().partition(|entry| entry::is_superfluous(entry, anchor));
     let unfinished = unfinished(repository, &found, running, now).await?;
-    let wal = superfluous_wal(repository, &found, &going).await?;
+    let wal = superfluous_wal(repository, &found, &going, &young).await?;
     let mut report = RetentionReport {
         backups: going.clone(),
+        snapshots: old.iter().map(|entry| entry.summary.name.clone()).collect(),
         unfinished: unfinished.clone(),
         wal_files: wal.len() as u64,
         not_deleted: Vec::new(),
@@ -102,6 +118,8 @@ pub(crate) async fn apply(
     }
     // First what makes it a backup: a crash leaves an unfinished one, and never one that lacks something.
     let (gone, mut failed) = unmake(repository, &found, &going).await;
+    let old = report.snapshots.iter().map(|name| root.snapshot_file(name)).collect();
+    failed.extend(store.delete(old).await);
     let all_gone = failed.is_empty();
     for name in gone.iter().chain(&unfinished) {
         let objects = store.list(&root.backup(name)).await?;
@@ -141,9 +159,11 @@ async fn superfluous_wal(
     repository: &Repository,
     found: &[Contents],
     going: &[String],
+    snapshots: &[&Entry],
 ) -> Result<Vec<Path>, StoreError> {
-    let kept: Vec<_> = found.iter().filter(|backup| !going.contains(&backup.summary.name)).collect();
-    let (Some(from), Some(size)) = (oldest_needed(&kept), found.last().map(|backup| backup.wal_segment_size))
+    let kept = found.iter().map(|backup| &backup.summary).filter(|backup| !going.contains(&backup.name));
+    let kept = kept.chain(snapshots.iter().map(|entry| &entry.summary));
+    let (Some(from), Some(size)) = (oldest_needed(kept), found.last().map(|backup| backup.wal_segment_size))
     else {
         return Ok(Vec::new());
     };

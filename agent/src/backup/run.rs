@@ -21,6 +21,7 @@ use super::{
     contents::{ArchiveContents, Contents, FORMAT},
     pieces::{self, PieceError, Pieces},
     protocol::{self, Event, Extent, ProtocolError, Walsender},
+    snapshot::HOLD_LIMIT,
 };
 use crate::{
     archive::{
@@ -63,6 +64,8 @@ pub(crate) enum BackupError {
     NotIncremental(String),
     #[error("{0}, which this backup builds on, was deleted meanwhile")]
     ParentGone(String),
+    #[error("no VolumeSnapshot was taken within {HOLD_LIMIT:?}")]
+    NoSnapshot,
     #[error("{0} is not in the archive {WAL_PATIENCE:?} after the copy; without it the backup is none")]
     Wal(String),
 }
@@ -200,7 +203,7 @@ impl Run<'_> {
     }
 
     /// Everything from the start to the stop must be in the archive, with the history that leads there.
-    async fn await_wal(
+    pub(super) async fn await_wal(
         &self,
         start: WalPosition,
         stop: WalPosition,

@@ -9,6 +9,7 @@
 //! | [`choose`] | from the target to backup, timeline and WAL: pure |
 //! | [`read`] | what the repository holds |
 //! | [`unpack`] | pieces to files |
+//! | [`snapshot`] | the data directory that a VolumeSnapshot brought |
 //! | [`assemble`] | one data directory, of one backup or of several that build on each other |
 //! | [`fetching`] | WAL for the recovering server |
 //! | [`mod@recover`] | the recovering server |
@@ -24,6 +25,7 @@ mod fetching;
 mod progress;
 mod read;
 mod recover;
+mod snapshot;
 mod unpack;
 
 use std::{
@@ -57,6 +59,7 @@ use crate::{
         layout::Root,
         store::Store,
     },
+    backup::snapshot::entry::Entry,
     supervisor::{
         Layout,
         durable::{self, HaState},
@@ -106,13 +109,9 @@ async fn restore_if_empty(arguments: &RestoreArguments) -> anyhow::Result<()> {
         tracing::info!(reason, "nothing is restored");
         return Ok(());
     }
-    match durable::recover(layout).context("looking at the data volume")? {
-        Data::Empty => {}
-        Data::Unusable { reason, .. } => anyhow::bail!("the data volume is not empty: {reason}"),
-        Data::Present(_) | Data::Unread => {
-            tracing::info!("nothing is restored: there is data");
-            return Ok(());
-        }
+    if is_restored(layout, &config).context("looking at the data volume")? {
+        tracing::info!("nothing is restored: there is data");
+        return Ok(());
     }
     let progress = Progress::new(layout.run_dir.join(file_name(pod::RESTORE_PROGRESS_FILE)));
     let restored = restore(arguments, &config, &progress).await;
@@ -124,6 +123,18 @@ async fn restore_if_empty(arguments: &RestoreArguments) -> anyhow::Result<()> {
         }
     });
     restored
+}
+
+/// Whether there is data that somebody may use.
+fn is_restored(layout: &Layout, config: &RestoreConfig) -> anyhow::Result<bool> {
+    if let Some(name) = &config.snapshot {
+        return Ok(snapshot::is_restored(layout, name)?);
+    }
+    match durable::recover(layout)? {
+        Data::Empty => Ok(false),
+        Data::Unusable { reason, .. } => anyhow::bail!("the data volume is not empty: {reason}"),
+        Data::Present(_) | Data::Unread => Ok(true),
+    }
 }
 
 fn nothing_to_do(config: &RestoreConfig, pod: Option<&str>) -> Option<&'static str> {
@@ -156,7 +167,11 @@ async fn rebuild(
     let credentials = Credentials::read(&arguments.credentials)?;
     let (store, prefix) = destination::open(&config.source, &credentials)?;
     let root = read::root(&store, &prefix, config).await.context("finding the repository")?;
-    let plan = plan(&store, &root, config).await?;
+    let snapshot = match &config.snapshot {
+        Some(name) => Some(snapshot::entry(&store, &root, name).await?),
+        None => None,
+    };
+    let plan = plan(&store, &root, config, snapshot.as_ref()).await?;
     tracing::info!(
         repository = root.relative(),
         backup = plan.backup.summary.name,
@@ -170,9 +185,14 @@ async fn rebuild(
         progress.backup = Some(plan.backup.summary.name.clone());
         progress.bytes_total = Some(assemble::unpacked(&plan));
     });
-    let incoming = durable::clear_incoming(layout)?;
     let repository = Repository { store, root };
-    assemble::assemble(layout, &repository, &plan, &incoming, progress).await?;
+    let incoming = if let Some(entry) = &snapshot {
+        snapshot::take_over(layout, entry, plan.timeline)?
+    } else {
+        let incoming = durable::clear_incoming(layout)?;
+        assemble::assemble(layout, &repository, &plan, &incoming, progress).await?;
+        incoming
+    };
     let recovered = recover(layout, &incoming, repository, plan, progress, purpose).await?;
     progress.note(|progress| progress.timeline = Some(recovered.timeline));
     Ok(recovered)
@@ -180,11 +200,20 @@ async fn rebuild(
 
 /// Chooses. A source that is at work sends several files at once, and a later one may be there first: what is missing
 /// is looked for again before it counts as a hole.
-async fn plan(store: &Store, root: &Root, config: &RestoreConfig) -> anyhow::Result<Plan> {
+async fn plan(
+    store: &Store,
+    root: &Root,
+    config: &RestoreConfig,
+    snapshot: Option<&Entry>,
+) -> anyhow::Result<Plan> {
     let mut looks = 1..=HOLE_LOOKS;
     loop {
-        let known = read::known(store, root).await.context("reading the repository")?;
-        match (known.plan(&config.target, config.backup.as_deref()), looks.next()) {
+        let mut known = read::known(store, root).await.context("reading the repository")?;
+        if let Some(entry) = snapshot {
+            known.backups = vec![entry.contents()];
+        }
+        let wanted = config.snapshot.as_deref().or(config.backup.as_deref());
+        match (known.plan(&config.target, wanted), looks.next()) {
             (Err(hole @ Unreachable::Hole { .. }), Some(_)) => {
                 tracing::warn!(%hole, "looking again");
                 sleep(HOLE_PAUSE).await;

@@ -1,7 +1,7 @@
 //! Runs PostgreSQL on the unpacked files until the target, has it promote itself, and stops it.
 //!
 //! Nothing is durable before the end: it runs without fsync, and one fsync of everything follows. A crash leaves a
-//! directory that nobody takes for data.
+//! directory that nobody takes for data. Only what a VolumeSnapshot brought is written durably throughout.
 
 use std::{
     collections::BTreeMap,
@@ -15,7 +15,7 @@ use std::{
 use jiff::Timestamp;
 use proto::{
     postgres::{Lsn, Timeline},
-    wire::drill::Proof,
+    wire::{backup::BackupKind, drill::Proof},
 };
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
@@ -133,7 +133,10 @@ impl Recovery<'_> {
     /// Runs it.
     pub(crate) async fn run(&self) -> Result<Recovered, RecoverError> {
         let place = self.prepare()?;
-        verify(&self.programs(), self.data).await?;
+        // A snapshot has no manifest.
+        if !self.in_place() {
+            verify(&self.programs(), self.data).await?;
+        }
         let control = Control::parse(&self.program("pg_controldata", &[]).await?)?;
         let mut server = self.start(&place, &control.minimums)?;
         let said = Arc::new(Mutex::new(Vec::new()));
@@ -217,7 +220,7 @@ impl Recovery<'_> {
             // Its subscriptions are the source's: they must not take what is meant for those.
             ("max_logical_replication_workers", "0".to_owned()),
             ("autovacuum", "off".to_owned()),
-            ("fsync", "off".to_owned()),
+            ("fsync", if self.in_place() { "on" } else { "off" }.to_owned()),
             ("ssl", "off".to_owned()),
             ("logging_collector", "off".to_owned()),
             ("log_destination", "stderr".to_owned()),
@@ -274,6 +277,11 @@ impl Recovery<'_> {
         let checked = Box::pin(check(place, self.layout.port, &self.programs())).await?;
         let last_commit = last.and_then(|second| Timestamp::from_second(second).ok());
         Ok(Proof { reached, last_commit, ..checked })
+    }
+
+    /// Whether these are the only files there are: an attempt that was interrupted goes on with them.
+    fn in_place(&self) -> bool {
+        self.plan.backup.summary.kind == BackupKind::Snapshot
     }
 
     fn programs(&self) -> Programs {

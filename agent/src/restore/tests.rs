@@ -17,6 +17,7 @@ fn config(completed: bool) -> RestoreConfig {
         system_identifier: None,
         target: RestoreTarget::Latest,
         backup: None,
+        snapshot: None,
         completed,
     }
 }

@@ -111,7 +111,7 @@ pub(crate) async fn commits_wait(socket: &str) -> Result<bool, SqlError> {
         biased;
         waits = look => waits?,
         // Acknowledged at once: nothing made it wait.
-        acknowledged = commit => acknowledged.map(|()| false)?,
+        acknowledged = commit => acknowledged.map(|_| false)?,
     };
     // The server notices a closed connection only when it next writes to it.
     observer.execute(&format!("SELECT pg_catalog.pg_terminate_backend({pid})")).await?;
@@ -120,7 +120,8 @@ pub(crate) async fn commits_wait(socket: &str) -> Result<bool, SqlError> {
 
 /// Runs a checkpoint, however long it takes.
 pub(crate) async fn checkpoint(socket: &str) -> Result<(), SqlError> {
-    let run = async { Session::connect_patiently(socket).await?.query_patiently("CHECKPOINT").await };
+    let run =
+        async { Session::connect_patiently(socket).await?.query_patiently("CHECKPOINT").await.map(drop) };
     timeout(CHECKPOINT_TIMEOUT, run).await.unwrap_or(Err(SqlError::Timeout(CHECKPOINT_TIMEOUT)))
 }
 

@@ -9,6 +9,7 @@
 
 pub(crate) mod acts;
 pub(crate) mod archiving;
+pub(crate) mod backup_mode;
 pub(crate) mod facts;
 mod session;
 
@@ -93,7 +94,7 @@ impl FactsTask {
         let verdict = async {
             loop {
                 match Session::connect_patiently(&self.socket_directory).await {
-                    Ok(session) => return session.query_patiently("SELECT 1").await,
+                    Ok(session) => return session.query_patiently("SELECT 1").await.map(drop),
                     Err(_) => sleep(FACTS_EVERY).await,
                 }
             }

@@ -110,16 +110,21 @@ impl Session {
         let messages =
             within_limit(async { self.client.simple_query(statement).await.map_err(SqlError::of_call) })
                 .await?;
-        Ok(messages.iter().find_map(|message| match message {
-            SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
-            _ => None,
-        }))
+        Ok(first_column(&messages))
     }
 
-    /// One statement without a limit. The caller has a deadline.
-    pub(super) async fn query_patiently(&self, statement: &str) -> Result<(), SqlError> {
-        self.client.simple_query(statement).await.map_err(SqlError::of_call).map(|_| ())
+    /// As [`Session::query`], without a limit. The caller has a deadline.
+    pub(super) async fn query_patiently(&self, statement: &str) -> Result<Option<String>, SqlError> {
+        let messages = self.client.simple_query(statement).await.map_err(SqlError::of_call)?;
+        Ok(first_column(&messages))
     }
+}
+
+fn first_column(messages: &[SimpleQueryMessage]) -> Option<String> {
+    messages.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+        _ => None,
+    })
 }
 
 async fn within_limit<T>(call: impl Future<Output = Result<T, SqlError>>) -> Result<T, SqlError> {

@@ -93,6 +93,27 @@ pub(crate) fn clear_parts(layout: &Layout) -> Result<PathBuf, DurableError> {
     Ok(layout.parts())
 }
 
+/// Takes PGDATA out of its place: what it holds is rebuilt into the next data directory.
+pub(crate) fn swap_out(layout: &Layout) -> Result<PathBuf, DurableError> {
+    remove_tree(&layout.incoming())?;
+    rename(&layout.pgdata(), &layout.incoming())?;
+    sync_directory(&layout.data_dir)?;
+    Ok(layout.incoming())
+}
+
+/// Makes a directory empty.
+pub(crate) fn clear(directory: &Path) -> Result<(), DurableError> {
+    let read = |source| DurableError::Read { path: directory.to_owned(), source };
+    for entry in fs::read_dir(directory).map_err(read)? {
+        let entry = entry.map_err(read)?;
+        match entry.file_type().map_err(read)?.is_dir() {
+            true => remove_tree(&entry.path())?,
+            false => remove_file(&entry.path())?,
+        }
+    }
+    sync_directory(directory)
+}
+
 /// Marks PGDATA as unfit to start until [`unmark_rewind`].
 pub(crate) fn mark_rewind(layout: &Layout) -> Result<(), DurableError> {
     write_file(&layout.rewind_marker(), b"pg_rewind did not finish\n")
@@ -200,7 +221,8 @@ fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Option<T>, Dur
     }
 }
 
-fn read_if_exists(path: &Path) -> Result<Option<String>, DurableError> {
+/// Contents of a file, if it is there.
+pub(crate) fn read_if_exists(path: &Path) -> Result<Option<String>, DurableError> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

@@ -58,6 +58,11 @@ impl Layout {
         self.data_dir.join("pgdata.parts")
     }
 
+    /// Names the backup whose VolumeSnapshot this volume was made of, once a restore has taken its data over.
+    pub(crate) fn snapshot_marker(&self) -> PathBuf {
+        self.data_dir.join("restored-snapshot")
+    }
+
     /// The replaced data directory, until it is deleted.
     pub(crate) fn outgoing(&self) -> PathBuf {
         self.data_dir.join("pgdata.outgoing")

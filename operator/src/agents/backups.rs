@@ -10,6 +10,7 @@ use proto::{
             RetentionReport, StartBackup,
         },
         peer::Refused,
+        snapshot::{SNAPSHOT_PATH, SnapshotTaken},
     },
 };
 use reqwest::{Method, StatusCode};
@@ -48,6 +49,20 @@ impl Agents {
     ) -> Result<Option<BackupState>, AgentError> {
         let path = format!("{BACKUPS_PATH}/{name}");
         self.exchange(target, member, (Method::GET, &path, BACKUP_TIMEOUT), None::<&()>).await
+    }
+
+    /// The VolumeSnapshot of the member's volume is taken. Telling it twice is harmless.
+    pub(crate) async fn snapshot_taken(
+        &self,
+        target: Target<'_>,
+        member: Address,
+        name: &str,
+        taken: &SnapshotTaken,
+    ) -> Result<BackupState, AgentError> {
+        let path = format!("{BACKUPS_PATH}/{name}{SNAPSHOT_PATH}");
+        self.exchange(target, member, (Method::POST, &path, BACKUP_TIMEOUT), Some(taken))
+            .await?
+            .ok_or_else(not_found)
     }
 
     /// What lies in the store.

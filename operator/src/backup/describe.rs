@@ -8,7 +8,7 @@ use proto::{
         backup::{BackupPhase, BackupStatus},
         quantity::Bytes,
     },
-    wire::backup::{BackupPhase as Stage, BackupState, BackupSummary},
+    wire::backup::{BackupKind, BackupPhase as Stage, BackupState, BackupSummary},
 };
 
 use super::plan::Step;
@@ -20,7 +20,7 @@ const HEARD_STEP: SignedDuration = SignedDuration::from_secs(15);
 pub(super) fn describe(step: &Step, before: &BackupStatus, now: Timestamp) -> BackupStatus {
     let status = before.clone();
     match step {
-        Step::Nothing | Step::Ask { .. } => status,
+        Step::Nothing | Step::Ask { .. } | Step::Release { .. } => status,
         Step::Wait(why) | Step::Hope(why) => BackupStatus { message: Some(why.clone()), ..status },
         Step::Begin { pod, id } => BackupStatus {
             phase: BackupPhase::Running,
@@ -31,6 +31,12 @@ pub(super) fn describe(step: &Step, before: &BackupStatus, now: Timestamp) -> Ba
             started_at: Some(whole(now)),
             error: before.error.clone(),
             ..BackupStatus::default()
+        },
+        // From here on it cannot begin anew under this name: the VolumeSnapshot would be older.
+        Step::TakeSnapshot { name, .. } => BackupStatus {
+            heard_at: before.heard_at.clone().or_else(|| Some(whole(now))),
+            volume_snapshot: Some(name.clone()),
+            ..status
         },
         Step::Follow(state) => follow(state, status, now),
         Step::Retry { error, at } => BackupStatus {
@@ -106,6 +112,7 @@ fn stage(stage: Stage) -> &'static str {
     match stage {
         Stage::Starting => "waits for a checkpoint",
         Stage::Copying => "copies",
+        Stage::AwaitingSnapshot => "waits for a VolumeSnapshot of its volume",
         Stage::WaitingForWal => "waits until the write-ahead log that it needs is archived",
         Stage::Completed => "complete",
         Stage::Failed => "failed",
@@ -113,7 +120,12 @@ fn stage(stage: Stage) -> &'static str {
 }
 
 fn size(summary: &BackupSummary) -> String {
-    format!("{} ({} stored)", Bytes(summary.size_bytes), Bytes(summary.stored_bytes))
+    match summary.kind {
+        BackupKind::Snapshot => format!("{} (VolumeSnapshot)", Bytes(summary.size_bytes)),
+        BackupKind::Full | BackupKind::Incremental => {
+            format!("{} ({} stored)", Bytes(summary.size_bytes), Bytes(summary.stored_bytes))
+        }
+    }
 }
 
 /// Never 100 before the end: the total is an estimate.
@@ -215,6 +227,17 @@ mod tests {
     }
 
     #[test]
+    fn a_snapshot_is_written_down_before_it_is_made() {
+        let (pod, id) = ("db-1".to_owned(), "b".to_owned());
+        let step = Step::TakeSnapshot { pod, id, name: "db-b".to_owned() };
+        let status = describe(&step, &begun(), at(100));
+        assert_eq!(status.volume_snapshot.as_deref(), Some("db-b"));
+        assert!(status.heard_at.is_some(), "an instance that forgets it then does not begin it anew");
+        let failed = describe(&Step::Retry { error: "late".to_owned(), at: at(120) }, &status, at(110));
+        assert_eq!(failed.volume_snapshot, None);
+    }
+
+    #[test]
     fn a_failed_attempt_leaves_its_reason_and_nothing_of_its_progress() {
         let running = describe(&Step::Follow(state(Stage::Copying, 250)), &begun(), at(100));
         let step = Step::Retry { error: "full".to_owned(), at: at(120) };
@@ -276,6 +299,9 @@ mod tests {
         let status = describe(&Step::Complete(done(increment)), &begun(), at(252));
         assert_eq!(status.kind, Some(BackupKind::Incremental));
         assert_eq!((status.parent.as_deref(), status.depth), (Some("a"), Some(2)));
+        let snapshot = BackupSummary { kind: BackupKind::Snapshot, ..summary() };
+        let status = describe(&Step::Complete(done(snapshot)), &begun(), at(252));
+        assert_eq!(status.size.as_deref(), Some("3 GiB (VolumeSnapshot)"));
         let full = BackupSummary { fallback: Some("summaries are gone".to_owned()), ..summary() };
         let status = describe(&Step::Complete(done(full)), &begun(), at(252));
         assert_eq!(status.fallback.as_deref(), Some("summaries are gone"));

@@ -208,6 +208,7 @@ mod tests {
         let seen = Repository {
             path: String::new(),
             backups: backups.iter().map(summary).collect(),
+            snapshots: Vec::new(),
             earliest_restorable: None,
             latest_restorable: None,
         };

@@ -3,12 +3,19 @@
 //! Every state ends by itself: an attempt by its instance falling silent, standing still or failing, the whole by
 //! the number of attempts or its age. So nothing that happens to one Backup keeps the next from its turn.
 
+mod snapshot;
+
 use jiff::{SignedDuration, Timestamp};
 use proto::{
     api::backup::{BackupPhase, BackupStatus},
     identity::Ordinal,
-    wire::backup::{BackupPhase as Stage, BackupState},
+    wire::{
+        backup::{BackupPhase as Stage, BackupState},
+        snapshot::SnapshotTaken,
+    },
 };
+
+use crate::volume_snapshot::VolumeSnapshot;
 
 /// Attempts before a Backup is given up: another instance or another moment helps, or nothing does.
 const ATTEMPTS: i32 = 3;
@@ -24,6 +31,10 @@ const WAIT_LIMIT: SignedDuration = SignedDuration::from_mins(30);
 /// For everything, the turns of others included.
 const WHOLE_LIMIT: SignedDuration = SignedDuration::from_hours(24);
 
+/// Words for people.
+const NOT_INSTALLED: &str = "this cluster has no VolumeSnapshots (snapshot.storage.k8s.io/v1): install their definitions \
+     and the snapshot controller, or use method: Physical";
+
 /// What is decided on.
 pub(super) struct Facts<'a> {
     pub(super) now: Timestamp,
@@ -38,6 +49,8 @@ pub(super) struct Facts<'a> {
     pub(super) candidates: Vec<Candidate>,
     /// What the instance says about the current attempt.
     pub(super) answer: Answer,
+    /// Its VolumeSnapshot, if it is to be one.
+    pub(super) snapshot: Option<Sight>,
 }
 
 /// An instance that could take a backup.
@@ -60,6 +73,17 @@ pub(super) enum Answer {
     State(Box<BackupState>),
 }
 
+/// The VolumeSnapshot of the current attempt.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Sight {
+    /// Nor can there be one in this cluster.
+    NotInstalled,
+    /// There is none. It is to have this name.
+    Absent(String),
+    /// It was asked for.
+    There(Box<VolumeSnapshot>),
+}
+
 /// What to do.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Step {
@@ -73,6 +97,10 @@ pub(super) enum Step {
     Ask { pod: String, id: String },
     /// It goes on.
     Follow(BackupState),
+    /// The instance holds still: record it, then make the VolumeSnapshot.
+    TakeSnapshot { pod: String, id: String, name: String },
+    /// It is taken: the instance need not hold still any more.
+    Release { pod: String, id: String, taken: SnapshotTaken },
     /// The instance is silent; the attempt may still come to something.
     Hope(String),
     /// The attempt came to nothing.
@@ -90,6 +118,9 @@ pub(super) fn plan(facts: &Facts<'_>) -> Step {
     }
     if let Some(refusal) = &facts.refusal {
         return Step::Fail(refusal.clone());
+    }
+    if facts.snapshot == Some(Sight::NotInstalled) {
+        return Step::Fail(NOT_INSTALLED.to_owned());
     }
     match facts.status.phase {
         BackupPhase::Running => running(facts),
@@ -146,8 +177,9 @@ fn running(facts: &Facts<'_>) -> Step {
         Answer::Unknown if status.heard_at.is_none() => Step::Ask { pod, id }.or_silent(facts),
         Answer::Unknown => retry(facts, &format!("{pod} lost it: its agent was restarted")),
         Answer::State(state) => match state.phase {
-            Stage::Completed => Step::Complete((**state).clone()),
-            Stage::Failed => retry(facts, state.error.as_deref().unwrap_or("the instance does not say why")),
+            Stage::Completed => snapshot::completed(facts, state),
+            Stage::Failed => retry(facts, &snapshot::why_failed(facts, state)),
+            Stage::AwaitingSnapshot => snapshot::awaited(facts, state, (pod, id)),
             _ if stands_still(facts, state) => {
                 retry(facts, &format!("{pod} got no further for {} minutes", STALL_LIMIT.as_mins()))
             }
@@ -192,147 +224,4 @@ fn last_words(facts: &Facts<'_>, what: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-    use proto::wire::backup::BackupKind;
-
-    use super::*;
-
-    fn at(second: i64) -> Timestamp {
-        Timestamp::from_second(second).unwrap()
-    }
-
-    fn time(second: i64) -> Time {
-        Time(at(second))
-    }
-
-    fn candidate(ordinal: u8) -> Candidate {
-        Candidate { pod: format!("db-{ordinal}"), ordinal: Ordinal(ordinal) }
-    }
-
-    fn state(phase: Stage, bytes_done: u64) -> BackupState {
-        BackupState {
-            name: "b".to_owned(),
-            kind: BackupKind::Full,
-            phase,
-            started_at: at(0),
-            bytes_done,
-            bytes_total: Some(1_000),
-            stored_bytes: 0,
-            start: None,
-            stop: None,
-            error: (phase == Stage::Failed).then(|| "the disk is full".to_owned()),
-            summary: None,
-        }
-    }
-
-    fn says(phase: Stage, bytes_done: u64) -> Answer {
-        Answer::State(Box::new(state(phase, bytes_done)))
-    }
-
-    /// A minute after a Backup was made.
-    fn facts(status: &BackupStatus) -> Facts<'_> {
-        Facts {
-            now: at(60),
-            created: at(0),
-            uid: "4bd1a2c3-9999",
-            status,
-            refusal: None,
-            ahead: None,
-            candidates: vec![candidate(1), candidate(2)],
-            answer: Answer::NotAsked,
-        }
-    }
-
-    fn running() -> BackupStatus {
-        BackupStatus {
-            phase: BackupPhase::Running,
-            attempts: 1,
-            instance: Some("db-1".to_owned()),
-            backup_id: Some("b".to_owned()),
-            started_at: Some(time(0)),
-            heard_at: Some(time(55)),
-            advanced_at: Some(time(55)),
-            read_bytes: Some(10),
-            ..BackupStatus::default()
-        }
-    }
-
-    #[test]
-    fn each_attempt_has_a_name_and_as_far_as_possible_an_instance_of_its_own() {
-        let status = BackupStatus::default();
-        let id = "19700101T000000Z-4bd1a2c3-1".to_owned();
-        assert_eq!(plan(&facts(&status)), Step::Begin { pod: "db-1".to_owned(), id });
-        let second = BackupStatus { attempts: 1, retry_at: Some(time(59)), ..status };
-        let id = "19700101T000000Z-4bd1a2c3-2".to_owned();
-        assert_eq!(plan(&facts(&second)), Step::Begin { pod: "db-2".to_owned(), id });
-        let alone = Facts { candidates: vec![candidate(0)], ..facts(&second) };
-        assert!(matches!(plan(&alone), Step::Begin { pod, .. } if pod == "db-0"));
-    }
-
-    #[test]
-    fn others_go_first_but_not_for_ever() {
-        let status = BackupStatus::default();
-        let behind = Facts { ahead: Some("nightly".to_owned()), ..facts(&status) };
-        assert_eq!(plan(&behind), Step::Wait("waits for nightly".to_owned()));
-        let late = Facts { now: at(90_000), ..behind };
-        assert!(matches!(plan(&late), Step::Fail(_)));
-    }
-
-    #[test]
-    fn without_an_instance_it_waits_and_gives_up() {
-        let status = BackupStatus::default();
-        let nobody = Facts { candidates: Vec::new(), ..facts(&status) };
-        assert!(matches!(plan(&nobody), Step::Wait(_)));
-        assert!(matches!(plan(&Facts { now: at(1_900), ..nobody }), Step::Fail(_)));
-    }
-
-    #[test]
-    fn a_database_that_takes_none_is_told_at_once() {
-        let status = running();
-        let refused = Facts { refusal: Some("spec.backup.enabled is false".to_owned()), ..facts(&status) };
-        assert_eq!(plan(&refused), Step::Fail("spec.backup.enabled is false".to_owned()));
-    }
-
-    #[test]
-    fn a_request_whose_outcome_is_unknown_is_made_again() {
-        let status = BackupStatus { heard_at: None, ..running() };
-        let asked = Facts { answer: Answer::Unknown, ..facts(&status) };
-        assert_eq!(plan(&asked), Step::Ask { pod: "db-1".to_owned(), id: "b".to_owned() });
-        assert!(matches!(plan(&Facts { now: at(200), ..asked }), Step::Retry { .. }));
-    }
-
-    #[test]
-    fn an_attempt_ends_when_its_instance_fails_forgets_falls_silent_or_stands_still() {
-        let status = running();
-        let silent = || Answer::Silent("no answer".to_owned());
-        for (answer, now, retries) in [
-            (says(Stage::Copying, 500), 60, false),
-            (says(Stage::Copying, 10), 900, false),
-            (says(Stage::Copying, 10), 1_000, true),
-            (says(Stage::Failed, 10), 60, true),
-            (Answer::Unknown, 60, true),
-            (silent(), 60, false),
-            (silent(), 200, true),
-        ] {
-            let step = plan(&Facts { answer: answer.clone(), now: at(now), ..facts(&status) });
-            assert_eq!(matches!(step, Step::Retry { .. }), retries, "{answer:?} at {now}: {step:?}");
-        }
-        let done = Facts { answer: says(Stage::Completed, 10), ..facts(&status) };
-        assert!(matches!(plan(&done), Step::Complete(_)));
-    }
-
-    #[test]
-    fn the_third_attempt_is_the_last() {
-        let status = BackupStatus { attempts: 3, ..running() };
-        let failed = Facts { answer: says(Stage::Failed, 10), ..facts(&status) };
-        let expected = "the disk is full (after 3 attempts)".to_owned();
-        assert_eq!(plan(&failed), Step::Fail(expected));
-    }
-
-    #[test]
-    fn what_is_over_stays_over() {
-        let status = BackupStatus { phase: BackupPhase::Failed, ..BackupStatus::default() };
-        assert_eq!(plan(&facts(&status)), Step::Nothing);
-    }
-}
+mod tests;

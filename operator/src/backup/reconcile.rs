@@ -15,14 +15,15 @@ use proto::{
         database::{Database, DeletionPolicy},
     },
     pod::LABEL_DATABASE,
-    wire::backup::StartBackup,
 };
 use serde_json::json;
 
 use super::{
+    ask::ask,
     describe::{describe, rounded},
-    plan::{Answer, Facts, Step, plan},
+    plan::{Answer, Facts, Sight, Step, plan},
     scene::{Scene, SceneError},
+    snapshots,
 };
 use crate::{
     chain::chain,
@@ -98,7 +99,13 @@ async fn step(context: &Context, cached: &Backup) -> Result<Action, BackupError>
     let step = plan(&facts);
     let described = describe(&step, &status, observed.now);
     Box::pin(write(context, &backups, backup, &described)).await?;
-    Box::pin(ask(context, &observed, &step)).await;
+    if let Ok((cluster, scene)) = &observed.cluster
+        && let Some(trouble) =
+            Box::pin(ask(context, cluster, scene, (&step, backup.spec.method), observed.now)).await
+    {
+        let told = BackupStatus { message: Some(trouble), ..described };
+        Box::pin(write(context, &backups, backup, &told)).await?;
+    }
     Ok(match step {
         Step::Nothing | Step::Complete(_) | Step::Fail(_) => Action::await_change(),
         _ => Action::requeue(POLL),
@@ -112,6 +119,7 @@ struct Observed {
     /// The Database and its instances, if it takes backups.
     cluster: Result<(Cluster, Scene), String>,
     answer: Answer,
+    snapshot: Option<Sight>,
 }
 
 impl Observed {
@@ -125,6 +133,7 @@ impl Observed {
             ahead,
             candidates: self.cluster.as_ref().map(|(_, scene)| scene.candidates()).unwrap_or_default(),
             answer: self.answer.clone(),
+            snapshot: self.snapshot.clone(),
         }
     }
 }
@@ -141,11 +150,15 @@ async fn observe(context: &Context, backup: &Backup) -> Result<Observed, BackupE
         }
         Err(refusal) => Err(refusal),
     };
-    let answer = match &cluster {
-        Ok((cluster, scene)) => Box::pin(answer(context, cluster, scene, backup, now)).await,
-        Err(_) => Answer::NotAsked,
+    let (answer, snapshot) = match &cluster {
+        Ok((cluster, scene)) => {
+            let snapshot = Box::pin(snapshots::look(context, cluster, backup)).await;
+            let answer = Box::pin(answer(context, cluster, scene, backup, now)).await;
+            (answer, snapshot.map_err(BackupError::Read)?)
+        }
+        Err(_) => (Answer::NotAsked, None),
     };
-    Ok(Observed { now, database, cluster, answer })
+    Ok(Observed { now, database, cluster, answer, snapshot })
 }
 
 /// The Database, or why it does not take this backup.
@@ -301,21 +314,6 @@ fn news(backup: &Backup, status: &BackupStatus) -> Option<News> {
         }
         BackupPhase::Failed => Some(News::warning("BackupFailed", format!("{name}: {error}"))),
         _ => None,
-    }
-}
-
-/// Asks the instance to begin. A request that fails is made again by the next reconcile, or counts as an attempt
-/// when nothing came of it.
-async fn ask(context: &Context, observed: &Observed, step: &Step) {
-    let (Step::Begin { pod, id } | Step::Ask { pod, id }) = step else { return };
-    let Ok((cluster, scene)) = &observed.cluster else { return };
-    let Some((ordinal, target)) = cluster.ordinal_of(pod).zip(scene.target(cluster, observed.now)) else {
-        return;
-    };
-    let full_every = cluster.spec.backup.as_ref().map_or(1, |backup| backup.full_every);
-    let request = StartBackup { name: id.clone(), full_every };
-    if let Err(error) = context.agents.start_backup(target, scene.address(ordinal), &request).await {
-        tracing::warn!(pod, id, error = %chain(&error), "the instance did not begin the backup");
     }
 }
 

@@ -103,6 +103,7 @@ mod tests {
         Repository {
             path: "4bd1/77".to_owned(),
             backups: Vec::new(),
+            snapshots: Vec::new(),
             earliest_restorable: None,
             latest_restorable: None,
         }

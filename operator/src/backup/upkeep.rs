@@ -17,10 +17,16 @@ use proto::{
         database::Database,
         status::RESTORABLE,
     },
-    wire::backup::{Repository, Retention},
+    wire::{
+        backup::{Repository, Retention},
+        snapshot::BackupMethod,
+    },
 };
 
-use super::scene::{Scene, SceneError};
+use super::{
+    scene::{Scene, SceneError},
+    snapshots,
+};
 use crate::{
     chain::chain,
     cluster::Cluster,
@@ -43,6 +49,9 @@ pub(crate) enum UpkeepError {
     /// Backups.
     #[error("could not read or change the Backups of the Database")]
     Backups(#[source] CallError),
+    /// VolumeSnapshots.
+    #[error("could not read or delete the VolumeSnapshots of the Database")]
+    Snapshots(#[source] CallError),
 }
 
 /// Called by the controller for each change and each requeue.
@@ -97,7 +106,9 @@ async fn look_after(context: &Context, database: &Database, cluster: &Cluster) -
     if context.repositories.retention_is_due(cluster.namespace(), cluster.name(), newest, now) {
         Box::pin(retain(context, database, cluster, &scene, now)).await;
     }
-    Box::pin(prune(&api, &repository, &backups, now)).await
+    Box::pin(prune(&api, &repository, &backups, now)).await?;
+    let tidied = snapshots::tidy(context, cluster, &repository, &backups, now);
+    Box::pin(tidied).await.map_err(UpkeepError::Snapshots)
 }
 
 /// Looks into the repository and remembers what is there. `None` if nobody could be asked, or the store does not
@@ -135,7 +146,8 @@ async fn backups_of(api: &Api<Backup>, cluster: &Cluster) -> Result<Vec<Backup>,
 /// Before the first backup nothing can be restored, so it does not wait for the schedule. Once one was asked
 /// for, by whomever, the schedule and people decide.
 fn wants_first(repository: &Repository, backups: &[Backup]) -> bool {
-    repository.backups.is_empty() && backups.is_empty()
+    let in_store = |backup: &Backup| backup.spec.method == BackupMethod::Physical;
+    repository.backups.is_empty() && !backups.iter().any(in_store)
 }
 
 async fn ask_for_first(api: &Api<Backup>, database: &Database, cluster: &Cluster) -> Result<(), UpkeepError> {
@@ -150,7 +162,8 @@ pub(crate) async fn ask_for(
     cluster: &Cluster,
     name: &str,
 ) -> Result<(), CallError> {
-    let mut backup = Backup::new(name, BackupSpec { database: cluster.name().to_owned() });
+    let spec = BackupSpec { database: cluster.name().to_owned(), method: BackupMethod::Physical };
+    let mut backup = Backup::new(name, spec);
     backup.metadata.labels = Some(cluster.labels());
     backup.metadata.owner_references = database.owner_ref(&()).map(|owner| vec![owner]);
     match within(api.create(&PostParams::default(), &backup)).await {
@@ -173,7 +186,7 @@ async fn retain(context: &Context, database: &Database, cluster: &Cluster, scene
                 format!("the store did not let go of {what}; tried again tomorrow"),
             )
         }
-        Ok(report) if report.backups.is_empty() => {
+        Ok(report) if report.backups.is_empty() && report.snapshots.is_empty() => {
             tracing::info!(database = cluster.name(), wal_files = report.wal_files, "no backup is too old");
             return;
         }
@@ -181,7 +194,7 @@ async fn retain(context: &Context, database: &Database, cluster: &Cluster, scene
             "BackupsExpired",
             format!(
                 "deleted {} and {} files of the write-ahead log",
-                report.backups.join(", "),
+                [report.backups, report.snapshots].concat().join(", "),
                 report.wal_files
             ),
         ),
@@ -221,7 +234,8 @@ fn is_outlived(backup: &Backup, repository: &Repository, now: Timestamp) -> bool
     match status.phase {
         // A while after its end, so that a look that began before it does not count.
         BackupPhase::Completed => {
-            let there = repository.backups.iter().any(|held| Some(&held.name) == status.backup_id.as_ref());
+            let mut held = repository.backups.iter().chain(&repository.snapshots);
+            let there = held.any(|held| Some(&held.name) == status.backup_id.as_ref());
             !there && age.is_some_and(|age| age > SignedDuration::from_hours(1))
         }
         BackupPhase::Failed => age.is_some_and(|age| age > FAILED_KEPT),
@@ -274,6 +288,7 @@ mod tests {
         Repository {
             path: String::new(),
             backups: vec![held],
+            snapshots: Vec::new(),
             earliest_restorable: None,
             latest_restorable: None,
         }
@@ -300,6 +315,9 @@ mod tests {
         let empty = Repository { backups: Vec::new(), ..holding("x") };
         assert!(wants_first(&empty, &[]));
         assert!(!wants_first(&empty, &[backup("Failed", "x")]));
+        let mut snapshot = backup("Completed", "x");
+        snapshot.spec.method = BackupMethod::VolumeSnapshot;
+        assert!(wants_first(&empty, &[snapshot]), "it is not in the store");
         assert!(!wants_first(&holding("x"), &[]));
     }
 }

@@ -66,6 +66,7 @@ fn config_map(cluster: &Cluster, backup: &ValidBackup, shape: &Shape) -> ConfigM
         system_identifier: shape.system_identifier,
         target: RestoreTarget::Latest,
         backup: None,
+        snapshot: None,
         completed: false,
     };
     // Plain strings, numbers and lists: serialising them has no way to fail.

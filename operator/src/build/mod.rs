@@ -14,7 +14,7 @@ mod stateful_set;
 
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
-    core::v1::{ConfigMap, Service, ServiceAccount},
+    core::v1::{ConfigMap, PersistentVolumeClaim, Service, ServiceAccount},
     policy::v1::PodDisruptionBudget,
     rbac::v1::{Role, RoleBinding},
 };
@@ -61,6 +61,7 @@ pub(crate) struct Children {
     pub(crate) services: Vec<Service>,
     pub(crate) config_map: ConfigMap,
     pub(crate) restore_map: Option<ConfigMap>,
+    pub(crate) restored_volume: Option<PersistentVolumeClaim>,
     pub(crate) schedule: Option<ScheduleChildren>,
     pub(crate) drill: Option<DrillChildren>,
     pub(crate) disruption_budget: PodDisruptionBudget,
@@ -76,6 +77,7 @@ pub(crate) fn children(cluster: &Cluster, shape: &Shape) -> Children {
         services: service::services(cluster),
         config_map: config::config_map(cluster, shape),
         restore_map: shape.restore.as_ref().map(|restore| restore::restore_map(cluster, restore)),
+        restored_volume: restore::restored_volume(cluster, shape),
         schedule: backup::schedule(cluster, &shape.agent_image),
         drill: drill::drill(cluster, shape),
         disruption_budget: disruption_budget::disruption_budget(cluster),
@@ -313,9 +315,11 @@ mod tests {
             system_identifier: None,
             target: proto::wire::backup::RestoreTarget::Latest,
             backup: None,
+            snapshot: None,
             completed: false,
         };
-        let restore = RestoreShape { config, credentials: Some("s3-keys".to_owned()) };
+        let credentials = Some("s3-keys".to_owned());
+        let restore = RestoreShape { config, credentials, volume_snapshot: None };
         let shape = Shape { restore: Some(restore.clone()), ..fixtures::shape() };
         let map = children(&cluster, &shape).restore_map.unwrap();
         assert_eq!(recorded_restore(&map), Some(restore));
@@ -326,6 +330,26 @@ mod tests {
         let mounted: Vec<_> =
             volumes.filter(|volume| volume["name"].as_str().unwrap().starts_with("restore")).collect();
         insta::assert_yaml_snapshot!("restore_volumes", mounted);
+    }
+
+    #[test]
+    fn the_volume_of_a_snapshot_is_built_as_reviewed_and_only_once() {
+        let from = json!({"database": "old"});
+        let cluster = fixtures::cluster_with(&json!({"bootstrap": {"restore": {"from": from}}}));
+        let config = json!({"source": {"destination": "s3://b/f"}, "snapshot": "20260301T030000Z-01d-1"});
+        let restore = RestoreShape {
+            config: serde_json::from_value(config).unwrap(),
+            credentials: None,
+            volume_snapshot: Some("old-20260301t030000z-01d-1".to_owned()),
+        };
+        let shape = Shape { restore: Some(restore.clone()), ..fixtures::shape() };
+        let built = children(&cluster, &shape);
+        assert_eq!(recorded_restore(&built.restore_map.unwrap()), Some(restore.clone()));
+        insta::assert_yaml_snapshot!("restored_volume", built.restored_volume);
+        let mut completed = restore;
+        completed.config.completed = true;
+        let shape = Shape { restore: Some(completed), ..fixtures::shape() };
+        assert!(children(&cluster, &shape).restored_volume.is_none(), "it would bring back what was");
     }
 
     #[test]

@@ -5,20 +5,28 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, PersistentVolumeClaimSpec};
 use kube::ResourceExt;
-use proto::{pod::RESTORE_KEY, wire::backup::RestoreConfig};
+use proto::{identity::Ordinal, pod::RESTORE_KEY, wire::backup::RestoreConfig};
 
-use crate::cluster::Cluster;
+use super::{
+    Shape,
+    stateful_set::{claim, volume_name},
+};
+use crate::{cluster::Cluster, volume_snapshot::data_source};
 
 /// Annotation on the ConfigMap: name of the Secret that opens the source's store.
 const ANNOTATION_CREDENTIALS: &str = "db.example.com/credentials";
+/// Annotation on the ConfigMap: name of the VolumeSnapshot that holds the data.
+const ANNOTATION_VOLUME_SNAPSHOT: &str = "db.example.com/volume-snapshot";
 
 /// What to restore, and the Secret that opens its store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RestoreShape {
     pub(crate) config: RestoreConfig,
     pub(crate) credentials: Option<String>,
+    /// The VolumeSnapshot that the first instance's volume is made of.
+    pub(crate) volume_snapshot: Option<String>,
 }
 
 /// Name of the ConfigMap.
@@ -29,9 +37,13 @@ pub(crate) fn restore_name(cluster: &Cluster) -> String {
 /// The ConfigMap.
 pub(super) fn restore_map(cluster: &Cluster, restore: &RestoreShape) -> ConfigMap {
     let mut metadata = cluster.owned(restore_name(cluster));
-    let credentials = restore.credentials.clone();
-    metadata.annotations =
-        credentials.map(|secret| BTreeMap::from([(ANNOTATION_CREDENTIALS.to_owned(), secret)]));
+    let annotations = [
+        (ANNOTATION_CREDENTIALS, &restore.credentials),
+        (ANNOTATION_VOLUME_SNAPSHOT, &restore.volume_snapshot),
+    ];
+    let annotations =
+        annotations.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value.clone()?)));
+    metadata.annotations = Some(annotations.collect()).filter(|map: &BTreeMap<_, _>| !map.is_empty());
     // Plain strings, numbers and lists: serialising them has no way to fail.
     let json = serde_json::to_string_pretty(&restore.config).unwrap_or_default();
     ConfigMap {
@@ -47,5 +59,19 @@ pub(crate) fn recorded_restore(map: &ConfigMap) -> Option<RestoreShape> {
     Some(RestoreShape {
         config: serde_json::from_str(json).ok()?,
         credentials: map.annotations().get(ANNOTATION_CREDENTIALS).cloned(),
+        volume_snapshot: map.annotations().get(ANNOTATION_VOLUME_SNAPSHOT).cloned(),
+    })
+}
+
+/// The first instance's volume, if it is made of a VolumeSnapshot: as the StatefulSet would make it, which takes one over
+/// that is there already.
+pub(super) fn restored_volume(cluster: &Cluster, shape: &Shape) -> Option<PersistentVolumeClaim> {
+    let restore = shape.restore.as_ref().filter(|restore| !restore.config.completed)?;
+    let snapshot = restore.volume_snapshot.as_ref()?;
+    let claim = claim(cluster, &cluster.spec.storage_quantity);
+    Some(PersistentVolumeClaim {
+        metadata: cluster.kept(volume_name(cluster, Ordinal(0))),
+        spec: Some(PersistentVolumeClaimSpec { data_source: Some(data_source(snapshot)), ..claim }),
+        ..PersistentVolumeClaim::default()
     })
 }

@@ -70,6 +70,12 @@ pub(crate) async fn apply(
     }
     writer.ensure(&children.disruption_budget, observed.disruption_budget.as_ref()).await?;
     writer.lease(cluster, observed.lease.as_ref(), plan.lease).await?;
+    if let Some(volume) = &children.restored_volume
+        && !observed.volumes.iter().any(|live| live.name_any() == volume.name_any())
+    {
+        // Before the StatefulSet, which would make an empty one. What is there already is never changed.
+        writer.ensure(volume, None).await?;
+    }
     writer.ensure(&children.stateful_set, observed.stateful_set.as_ref()).await?;
     schedule(&writer, cluster.name(), children.schedule.as_ref(), &observed.schedule).await?;
     drill(&writer, cluster.name(), children.drill.as_ref(), &observed.drill).await?;

@@ -31,6 +31,7 @@ use crate::{
     build,
     cluster::Cluster,
     deadline::{CallError, within},
+    volume_snapshot::VolumeSnapshot,
 };
 
 /// Reasons of events that say why something does not start. Others (probes that fail for a moment, back-offs
@@ -69,6 +70,8 @@ pub(crate) struct Observed {
     pub(crate) restore_map: Option<ConfigMap>,
     /// The Database whose backups this one begins with, as long as that is not recorded.
     pub(crate) restore_source: Option<Database>,
+    /// The VolumeSnapshot that this one begins with, as long as that is not recorded.
+    pub(crate) restore_snapshot: Option<VolumeSnapshot>,
     pub(crate) schedule: LiveSchedule,
     pub(crate) drill: LiveDrill,
     pub(crate) disruption_budget: Option<PodDisruptionBudget>,
@@ -125,6 +128,9 @@ pub(crate) struct LiveDrill {
     pub(crate) pods: Vec<Pod>,
 }
 
+/// The record of a restore, or the Database and the VolumeSnapshot that it begins with.
+type Beginning = (Option<ConfigMap>, Option<Database>, Option<VolumeSnapshot>);
+
 /// Reads it.
 pub(crate) async fn observe(
     client: &Client,
@@ -172,7 +178,7 @@ impl Reader<'_> {
             },
         )
         .await?;
-        let (schedule, drill, (restore_map, restore_source)) =
+        let (schedule, drill, (restore_map, restore_source, restore_snapshot)) =
             tokio::try_join!(self.schedule(), self.drill(), self.restore())?;
         let (service_account, role, role_binding, services, config_map) = access;
         let (disruption_budget, stateful_set, lease, secrets, pods, volumes) = rest;
@@ -184,6 +190,7 @@ impl Reader<'_> {
             config_map,
             restore_map,
             restore_source,
+            restore_snapshot,
             schedule,
             drill,
             disruption_budget,
@@ -227,15 +234,23 @@ impl Reader<'_> {
         Ok(LiveDrill { config_map, cron_job, jobs, pods })
     }
 
-    /// What is recorded about the restore, or the Database that it is to be recorded from.
-    async fn restore(&self) -> Result<(Option<ConfigMap>, Option<Database>), ObserveError> {
-        let Some(restore) = &self.cluster.spec.restore else { return Ok((None, None)) };
+    /// What is recorded about the restore, or what it is to be recorded from.
+    async fn restore(&self) -> Result<Beginning, ObserveError> {
+        let Some(restore) = &self.cluster.spec.restore else { return Ok((None, None, None)) };
         let name = build::restore_name(self.cluster);
         let recorded: Option<ConfigMap> = self.get(&name).await?;
-        match &restore.source {
-            Source::Database(source) if recorded.is_none() => Ok((None, self.get(source).await?)),
-            _ => Ok((recorded, None)),
+        if recorded.is_some() {
+            return Ok((recorded, None, None));
         }
+        let source = match &restore.source {
+            Source::Database(source) => self.get(source).await?,
+            Source::Store { .. } => None,
+        };
+        let snapshot = match &restore.volume_snapshot {
+            Some(snapshot) => self.get(snapshot).await?,
+            None => None,
+        };
+        Ok((None, source, snapshot))
     }
 
     async fn secrets(&self) -> Result<Secrets, ObserveError> {

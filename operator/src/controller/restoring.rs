@@ -19,6 +19,7 @@ use crate::{
     build::{RestoreShape, recorded_restore},
     chain::chain,
     cluster::Cluster,
+    volume_snapshot::VolumeSnapshot,
 };
 
 /// What is known of the beginning.
@@ -27,7 +28,7 @@ pub(crate) enum Beginning {
     /// Empty, by initdb.
     Empty,
     /// From backups.
-    Restore(RestoreShape),
+    Restore(Box<RestoreShape>),
     /// From backups that cannot be found: nothing is made until they are.
     Unknown { reason: &'static str, message: String },
 }
@@ -36,7 +37,7 @@ impl Beginning {
     /// What the children are built from.
     pub(crate) fn shape(&self) -> Option<RestoreShape> {
         match self {
-            Self::Restore(shape) => Some(shape.clone()),
+            Self::Restore(shape) => Some((**shape).clone()),
             Self::Empty | Self::Unknown { .. } => None,
         }
     }
@@ -48,16 +49,17 @@ pub(crate) fn beginning(cluster: &Cluster, observed: &Observed, born: bool) -> B
     let recorded = observed.restore_map.as_ref().and_then(recorded_restore);
     let found = match recorded {
         Some(recorded) => Ok(recorded),
-        None => find(cluster, restore, observed.restore_source.as_ref()),
+        None => find(cluster, restore, observed.restore_source.as_ref())
+            .and_then(|shape| begin_with(shape, cluster, restore, observed.restore_snapshot.as_ref())),
     };
     match found {
         Ok(mut shape) => {
             shape.config.target = restore.target.clone();
             shape.config.completed = born;
-            Beginning::Restore(shape)
+            Beginning::Restore(Box::new(shape))
         }
         // Nothing is ever restored again, so it does not matter from where.
-        Err(_) if born => Beginning::Restore(nowhere()),
+        Err(_) if born => Beginning::Restore(Box::new(nowhere())),
         Err((reason, message)) => Beginning::Unknown { reason, message },
     }
 }
@@ -79,6 +81,39 @@ fn find(
         )),
         Source::Database(name) => of_database(name, source),
     }
+}
+
+/// Adds the VolumeSnapshot, if there is to be one.
+fn begin_with(
+    mut shape: RestoreShape,
+    cluster: &Cluster,
+    restore: &ValidRestore,
+    snapshot: Option<&VolumeSnapshot>,
+) -> Result<RestoreShape, Trouble> {
+    let Some(name) = &restore.volume_snapshot else { return Ok(shape) };
+    let invalid = |why: String| ("RestoreSourceInvalid", format!("VolumeSnapshot {name} {why}"));
+    let snapshot = snapshot.ok_or_else(|| {
+        let message =
+            format!("there is no VolumeSnapshot {name} in this namespace: see kubectl get volumesnapshots");
+        ("RestoreSourceMissing", message)
+    })?;
+    let (backup, uid) = snapshot.backup().ok_or_else(|| {
+        invalid("was not taken by a Backup, so that nobody knows what its files need".to_owned())
+    })?;
+    if shape.config.database_uid.as_ref().is_some_and(|of| of != uid) {
+        return Err(invalid("is of another Database than spec.bootstrap.restore.from".to_owned()));
+    }
+    if !snapshot.is_ready() {
+        let message = format!("VolumeSnapshot {name} is not ready to use yet");
+        return Err(("RestoreSourceNotReady", message));
+    }
+    if let Some(size) = snapshot.size().filter(|size| *size > cluster.spec.storage_size) {
+        return Err(invalid(format!("needs a volume of {size} at least: raise spec.storage.size")));
+    }
+    shape.config.database_uid = Some(uid.to_owned());
+    shape.config.snapshot = Some(backup.to_owned());
+    shape.volume_snapshot = Some(name.clone());
+    Ok(shape)
 }
 
 fn of_database(name: &str, source: Option<&Database>) -> Result<RestoreShape, Trouble> {
@@ -109,9 +144,11 @@ fn shape(store: &Store, uid: Option<String>, system_identifier: Option<SystemIde
             system_identifier,
             target: RestoreTarget::Latest,
             backup: None,
+            snapshot: None,
             completed: false,
         },
         credentials: store.credentials.clone(),
+        volume_snapshot: None,
     }
 }
 
@@ -136,7 +173,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::{build, fixtures};
+    use crate::{build, fixtures, volume_snapshot};
 
     fn restoring(from: &Value) -> Cluster {
         let target = json!({"time": "2026-03-01T12:00:00Z"});
@@ -205,6 +242,42 @@ mod tests {
     fn a_database_that_has_data_needs_no_source_any_more() {
         let shape = restored(&beginning(&restoring(&json!({"database": "old"})), &Observed::default(), true));
         assert!(shape.config.completed);
+    }
+
+    /// A restore that begins with a VolumeSnapshot of the Database `4bd1`.
+    fn with_snapshot(size: &str, uid: &str, snapshot: Option<&Value>) -> Beginning {
+        let from = json!({"repository": {"destination": "s3://bucket/old", "uid": uid}});
+        let cluster = fixtures::cluster_with(&json!({
+            "storage": {"size": size},
+            "bootstrap": {"restore": {"from": from, "volumeSnapshot": "nightly"}},
+        }));
+        let snapshot = snapshot.map(volume_snapshot::tests::observed);
+        beginning(&cluster, &Observed { restore_snapshot: snapshot, ..Observed::default() }, false)
+    }
+
+    #[test]
+    fn a_snapshot_says_which_backup_it_is() {
+        let ready = json!({"readyToUse": true, "restoreSize": "50Gi"});
+        let shape = restored(&with_snapshot("50Gi", "4bd1", Some(&ready)));
+        assert_eq!(shape.volume_snapshot.as_deref(), Some("nightly"));
+        assert_eq!(shape.config.snapshot.as_deref(), Some("20260301T030000Z-4bd1a2c3-1"));
+    }
+
+    #[test]
+    fn a_snapshot_that_cannot_be_used_is_refused_and_the_reason_is_said() {
+        let refusal = |size: &str, uid: &str, snapshot: Option<Value>| match with_snapshot(
+            size,
+            uid,
+            snapshot.as_ref(),
+        ) {
+            Beginning::Unknown { reason, message } => (reason, message),
+            other => panic!("{other:?}"),
+        };
+        let ready = || Some(json!({"readyToUse": true, "restoreSize": "50Gi"}));
+        assert_eq!(refusal("50Gi", "4bd1", None).0, "RestoreSourceMissing");
+        assert_eq!(refusal("50Gi", "4bd1", Some(json!({}))).0, "RestoreSourceNotReady");
+        assert!(refusal("50Gi", "0000", ready()).1.contains("of another Database"));
+        assert!(refusal("49Gi", "4bd1", ready()).1.contains("a volume of 50 GiB"));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::backup_rules as rules;
-use crate::wire::backup::BackupKind;
+use crate::wire::{backup::BackupKind, snapshot::BackupMethod};
 
 /// One physical backup of a Database. Create one to take a backup now.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +38,11 @@ pub struct BackupSpec {
     /// Name of a Database of the same namespace.
     #[schemars(length(min = 1, max = 40))]
     pub database: String,
+
+    /// `Physical`: its files are copied into the store. `VolumeSnapshot`: a VolumeSnapshot is taken of the volume of one
+    /// instance, which is as fast as the storage, and lost with it.
+    #[serde(default)]
+    pub method: BackupMethod,
 }
 
 /// What was observed.
@@ -91,6 +96,10 @@ pub struct BackupStatus {
     /// Why it is a full one although an incremental one was due.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fallback: Option<String>,
+
+    /// Name of the VolumeSnapshot with the data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume_snapshot: Option<String>,
 
     /// When the current attempt began.
     #[serde(default, skip_serializing_if = "Option::is_none")]

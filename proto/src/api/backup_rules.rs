@@ -87,6 +87,23 @@ pub fn secret_is_a_name() -> Rule {
     )
 }
 
+/// As every object.
+pub fn snapshot_class_is_a_name() -> Rule {
+    rule(
+        "self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')",
+        "spec.backup.volumeSnapshotClassName must be the name of a VolumeSnapshotClass: see kubectl get \
+         volumesnapshotclasses",
+    )
+}
+
+/// As every object.
+pub fn volume_snapshot_is_a_name() -> Rule {
+    rule(
+        "self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')",
+        "spec.bootstrap.restore.volumeSnapshot must be the name of a VolumeSnapshot in the namespace of the Database",
+    )
+}
+
 /// Only the key management service has keys to choose from.
 pub fn key_belongs_to_kms() -> Rule {
     rule(

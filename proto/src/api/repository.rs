@@ -44,6 +44,13 @@ pub struct BackupPolicy {
     #[x_kube(validation = rules::drill_schedule_has_five_fields())]
     pub drill_schedule: Option<String>,
 
+    /// VolumeSnapshotClass of VolumeSnapshots that Backups with `method: VolumeSnapshot` take. Default: that of the
+    /// storage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = rules::snapshot_class_is_a_name())]
+    pub volume_snapshot_class_name: Option<String>,
+
     /// Bucket and folder, such as s3://my-backups/orders-db (S3 and compatible stores), gs://bucket/folder (Google)
     /// or az://account/container/folder (Azure). Inside, each Database has a folder of its own, named after its UID.
     #[schemars(length(max = 500))]
@@ -138,6 +145,13 @@ pub enum EncryptionAlgorithm {
 pub struct Restore {
     /// Whose backups.
     pub from: RestoreSource,
+
+    /// Name of a VolumeSnapshot of this namespace that a Backup of the source took. The volume is made of it, and only
+    /// the write-ahead log comes from the store. Without it a backup in the store is copied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = rules::volume_snapshot_is_a_name())]
+    pub volume_snapshot: Option<String>,
 
     /// Up to where the write-ahead log is replayed. Without it: to the end of what was archived.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -5,6 +5,7 @@
 //! | request | body | answer |
 //! |---|---|---|
 //! | `POST /backups` | [`StartBackup`] | 202 and [`BackupState`]; 409 if another runs here or the name is taken, 503 if this member cannot, or no archive is configured: [`super::peer::Refused`] |
+//! | `POST /backups/{name}/snapshot` | [`super::snapshot::SnapshotTaken`] | [`BackupState`]; 409 if no backup of this name waits for a snapshot here, or did: [`super::peer::Refused`] |
 //! | `GET /backups/{name}` | | [`BackupState`], also of a completed one in the repository; 404 if there is none: a run that its agent's restart ended is none |
 //! | `GET /repository` | | [`Repository`]; 503 and [`super::peer::Refused`] if the store does not say |
 //! | `POST /retention` | [`Retention`] | [`RetentionReport`]; 503 and [`super::peer::Refused`] |
@@ -16,6 +17,7 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::snapshot::BackupMethod;
 use crate::postgres::{Lsn, SystemIdentifier, Timeline, WalPosition};
 
 /// Path of [`StartBackup`]; with `/{name}` of [`BackupState`].
@@ -78,6 +80,9 @@ pub struct StartBackup {
     /// Each so-many-th backup is a full one, the others hold what changed since the one before. 1: all are full.
     #[serde(default = "always")]
     pub full_every: u32,
+    /// How.
+    #[serde(default)]
+    pub method: BackupMethod,
 }
 
 fn always() -> u32 {
@@ -92,6 +97,8 @@ pub enum BackupKind {
     Full,
     /// What has changed since its parent.
     Incremental,
+    /// Everything, in a VolumeSnapshot.
+    Snapshot,
 }
 
 /// How far a backup is.
@@ -129,6 +136,8 @@ pub enum BackupPhase {
     Starting,
     /// Files are read, compressed and written.
     Copying,
+    /// The server is in backup mode until a snapshot of its volume is taken, and not for long.
+    AwaitingSnapshot,
     /// Everything is written but the WAL that makes it consistent.
     WaitingForWal,
     /// Can be restored.
@@ -184,8 +193,11 @@ pub struct BackupSummary {
 pub struct Repository {
     /// Below the destination: `<Database UID>/<system identifier>`.
     pub path: String,
-    /// Completed backups, oldest first.
+    /// Completed backups in the store, oldest first.
     pub backups: Vec<BackupSummary>,
+    /// Those whose data is in VolumeSnapshots, oldest first.
+    #[serde(default)]
+    pub snapshots: Vec<BackupSummary>,
     /// Earliest time that can be restored to.
     pub earliest_restorable: Option<Timestamp>,
     /// Latest time that certainly can be.
@@ -209,6 +221,10 @@ pub struct Retention {
 pub struct RetentionReport {
     /// Backups, oldest first.
     pub backups: Vec<String>,
+    /// Backups whose data is in VolumeSnapshots, oldest first. The VolumeSnapshots themselves are the operator's to
+    /// delete.
+    #[serde(default)]
+    pub snapshots: Vec<String>,
     /// Folders of backups that were never completed.
     pub unfinished: Vec<String>,
     /// Number of WAL files.
@@ -302,6 +318,9 @@ pub struct RestoreConfig {
     /// Backup to begin with; the newest that the target allows if absent.
     #[serde(default)]
     pub backup: Option<String>,
+    /// The volume was made of the VolumeSnapshot of this backup: recovery begins with the files in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<String>,
     /// The operator sets it once the Database has been initialised: nothing is ever restored again.
     #[serde(default)]
     pub completed: bool,

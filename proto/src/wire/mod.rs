@@ -9,4 +9,5 @@ pub mod config;
 pub mod drill;
 pub mod http;
 pub mod peer;
+pub mod snapshot;
 pub mod supervisor;

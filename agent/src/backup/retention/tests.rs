@@ -7,7 +7,10 @@ use proto::postgres::SystemIdentifier;
 use super::*;
 use crate::{
     archive::{layout::Root, tests::faulty::Faulty},
-    backup::chain::tests::{at, backup, increment, timeline},
+    backup::{
+        chain::tests::{at, backup, increment, timeline},
+        snapshot::entry::tests::made,
+    },
     supervisor::history::History,
 };
 
@@ -17,10 +20,19 @@ fn straight() -> Histories {
     Histories::new()
 }
 
+fn going_at(
+    backups: &[Contents],
+    newest: Timeline,
+    histories: &Histories,
+    window_begins: Timestamp,
+) -> Vec<String> {
+    superfluous(backups, anchor(backups, newest, histories, window_begins))
+}
+
 #[test]
 fn the_newest_one_before_the_window_stays() {
     let backups = [backup(1, 1, 1), backup(25, 1, 3), backup(49, 1, 5)];
-    let going = |window| superfluous(&backups, timeline(1), &straight(), at(window));
+    let going = |window| going_at(&backups, timeline(1), &straight(), at(window));
     assert!(going(0).is_empty());
     assert!(going(24).is_empty(), "the window needs the first");
     assert_eq!(going(25), ["b1"]);
@@ -31,12 +43,12 @@ fn the_newest_one_before_the_window_stays() {
 fn a_damaged_one_is_no_anchor_and_neither_is_one_that_the_failover_left_behind() {
     let mut backups = [backup(1, 1, 1), backup(25, 1, 9)];
     backups[1].summary.damage = Some("checksum".to_owned());
-    assert!(superfluous(&backups, timeline(1), &straight(), at(100)).is_empty());
+    assert!(going_at(&backups, timeline(1), &straight(), at(100)).is_empty());
     backups[1].summary.damage = None;
     let left_before = Histories::from([(timeline(2), History::Real(vec![(timeline(1), Lsn(5 << 24))]))]);
-    assert!(superfluous(&backups, timeline(2), &left_before, at(100)).is_empty());
+    assert!(going_at(&backups, timeline(2), &left_before, at(100)).is_empty());
     let left_after = Histories::from([(timeline(2), History::Real(vec![(timeline(1), Lsn(50 << 24))]))]);
-    assert_eq!(superfluous(&backups, timeline(2), &left_after, at(100)), ["b1"]);
+    assert_eq!(going_at(&backups, timeline(2), &left_after, at(100)), ["b1"]);
 }
 
 /// Two chains of three, a day between their backups: b1 to b49 and b73 to b121.
@@ -55,12 +67,12 @@ fn two_chains() -> Vec<Contents> {
 #[test]
 fn what_a_kept_one_builds_on_stays_with_its_wal() {
     let backups = two_chains();
-    let going = |window| superfluous(&backups, timeline(1), &straight(), at(window));
+    let going = |window| going_at(&backups, timeline(1), &straight(), at(window));
     assert!(going(49).is_empty(), "b49 is needed, and builds on both before");
     assert_eq!(going(73), ["b1", "b25", "b49"]);
     assert_eq!(going(1000), ["b1", "b25", "b49"], "b121 builds on b73 and b97");
     let kept: Vec<_> = backups.iter().filter(|b| !going(1000).contains(&b.summary.name)).collect();
-    assert_eq!(oldest_needed(&kept), Some(backups[3].summary.start.lsn));
+    assert_eq!(oldest_needed(kept.iter().map(|backup| &backup.summary)), Some(backups[3].summary.start.lsn));
 }
 
 #[test]
@@ -108,6 +120,26 @@ async fn what_the_store_does_not_let_go_keeps_what_it_builds_on() {
     assert_eq!(folders(&repository).await, ["b1", "b121", "b25", "b73", "b97"]);
     let left = catalog::backups(&repository.store, &repository.root).await.unwrap();
     assert!(left.iter().all(|backup| backup.summary.damage.is_none()), "all that is left can be restored");
+}
+
+/// b97 is the newest in the store, b98 and b122 are snapshots beside it; the WAL of b98 begins before that of b97, as it
+/// does if its instance was behind.
+#[tokio::test]
+async fn snapshots_go_with_what_is_older_than_the_last_one_in_the_store_and_keep_their_wal() {
+    let repository = repository(&Faulty::default(), &[backup(1, 1, 1), backup(97, 1, 9)]).await;
+    let Repository { store, root } = &repository;
+    for snapshot in [made(2, 1, 2), made(98, 1, 8), made(122, 1, 11)] {
+        store.put_json(&root.snapshot_file(&snapshot.summary.name), &snapshot).await.unwrap();
+    }
+    for segment in [7, 8, 9] {
+        let name = WalName::Segment(Segment::numbered(timeline(1), segment, SIZE));
+        store.put(&root.wal_file(&name, "db-1"), vec![0]).await.unwrap();
+    }
+    let report = apply(&repository, Retention { days: 1, dry_run: false }, None).await.unwrap();
+    assert_eq!((report.backups, report.snapshots), (vec!["b1".to_owned()], vec!["b2".to_owned()]));
+    assert_eq!(report.wal_files, 1, "b98 needs segment 8");
+    let left = entry::entries(store, root).await.unwrap();
+    assert_eq!(left.iter().map(|entry| entry.summary.name.as_str()).collect::<Vec<_>>(), ["b98", "b122"]);
 }
 
 #[test]
@@ -159,14 +191,14 @@ proptest! {
         let usable = |backup: &Contents| {
             backup.summary.damage.is_none() && catalog::leads_to(&backup.summary, newest, &histories)
         };
-        let going = superfluous(&backups, newest, &histories, at(window));
+        let going = going_at(&backups, newest, &histories, at(window));
         let kept: Vec<_> = backups.iter().filter(|b| !going.contains(&b.summary.name)).collect();
         for time in window..=hours {
             let by_then = |b: &&Contents| usable(b) && b.summary.stopped_at <= at(time);
             let before = backups.iter().any(|b| by_then(&b));
             let still = kept.iter().copied().filter(by_then).max_by_key(|b| b.summary.stopped_at);
             prop_assert_eq!(before, still.is_some(), "{} of {}", time, hours);
-            if let (Some(backup), Some(from)) = (still, oldest_needed(&kept)) {
+            if let (Some(backup), Some(from)) = (still, oldest_needed(kept.iter().map(|backup| &backup.summary))) {
                 let start = backup.summary.start;
                 let first = Segment::holding(start.timeline, start.lsn, SIZE).absolute(SIZE);
                 for needed in first..=segment {

@@ -15,7 +15,7 @@ use proto::{
     identity::Ordinal,
     pod::POSTGRES_PORT,
     wire::{
-        backup::{BackupSummary, RestoreConfig, RestoreTarget},
+        backup::{BackupState, BackupSummary, RestoreConfig, RestoreTarget},
         drill::DrillReport,
         http::State,
     },
@@ -33,12 +33,14 @@ use crate::{
     },
     backup::{Leader, Run},
     boot_clock,
+    peer::client::Peers,
     published::Published,
     sql::archiving,
     tls::tests::{Authority, credentials},
 };
 
 mod chain;
+mod snapshot;
 
 const NOBODY: u32 = 65534;
 const UID: &str = "7d0b5a3e";
@@ -221,26 +223,30 @@ impl Scene {
     }
 
     async fn back_up_as(&self, name: &str, full_every: u32) -> BackupSummary {
-        let (peers, _) = crate::peer::client::peers(
-            "db",
-            "prod",
-            watch::channel(credentials(&Authority::new(), "db-0")).1,
-        )
-        .unwrap();
-        let run = self.path("run");
-        let run = Run {
+        let socket = self.path("run");
+        let (peers, state) = (peers(), watch::Sender::new(None));
+        let run = self.run(&peers, socket.to_str().unwrap(), &state);
+        Run { full_every, ..run }.make(name).await.unwrap()
+    }
+
+    fn run<'a>(
+        &'a self,
+        peers: &'a Peers,
+        socket_directory: &'a str,
+        state: &'a watch::Sender<Option<BackupState>>,
+    ) -> Run<'a> {
+        Run {
             repository: &self.repository,
-            peers: &peers,
-            socket_directory: run.to_str().unwrap(),
+            peers,
+            socket_directory,
             port: POSTGRES_PORT,
             leader: &|| Some(Leader::Here),
             pod: "db-0",
             from_standby: false,
             server_version: self.version() * 10_000,
-            full_every,
-            state: &watch::Sender::new(None),
-        };
-        run.make(name).await.unwrap()
+            full_every: 1,
+            state,
+        }
     }
 
     fn version(&self) -> u32 {
@@ -268,14 +274,17 @@ impl Scene {
     }
 
     fn agent(&self, verb: &str, volume: &str, target: RestoreTarget, backup: Option<&str>) -> Command {
+        let backup = backup.map(str::to_owned);
+        self.agent_with(verb, volume, RestoreConfig { target, backup, ..config(false) })
+    }
+
+    fn agent_with(&self, verb: &str, volume: &str, mut wanted: RestoreConfig) -> Command {
         let data = self.path(volume);
         for path in [&data, &self.path(&format!("{volume}-run"))] {
             fs::create_dir_all(path).unwrap();
             give(path);
         }
-        let mut wanted = config(false);
         wanted.source.destination = format!("file://{}", self.path("store").display());
-        let wanted = RestoreConfig { target, backup: backup.map(str::to_owned), ..wanted };
         let path = self.path(&format!("{volume}.json"));
         fs::write(&path, serde_json::to_string(&wanted).unwrap()).unwrap();
         let mut command = self.command(&self.path("agent"));
@@ -324,6 +333,11 @@ impl Drop for Scene {
             let _status = server.wait();
         }
     }
+}
+
+fn peers() -> Peers {
+    let (_, credentials) = watch::channel(credentials(&Authority::new(), "db-0"));
+    crate::peer::client::peers("db", "prod", credentials).unwrap().0
 }
 
 fn me() -> Me {

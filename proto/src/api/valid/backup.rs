@@ -29,6 +29,8 @@ pub struct ValidBackup {
     pub retention_days: u32,
     /// Each so-many-th backup is a full one; more than 1 only where the server takes incremental ones.
     pub full_every: u32,
+    /// Class of VolumeSnapshots, if not the storage's own.
+    pub volume_snapshot_class: Option<String>,
     /// Where to.
     pub store: Store,
 }
@@ -47,6 +49,8 @@ pub struct Store {
 pub struct ValidRestore {
     /// What to begin with.
     pub source: Source,
+    /// VolumeSnapshot that the volume is made of.
+    pub volume_snapshot: Option<String>,
     /// Where to end.
     pub target: RestoreTarget,
 }
@@ -124,6 +128,7 @@ impl ValidBackup {
                 .map_err(InvalidBackup::Drill)?,
             retention_days: days.ok_or(InvalidBackup::Retention(policy.retention))?,
             full_every: full_every(policy.full_every, major)?,
+            volume_snapshot_class: policy.volume_snapshot_class_name.clone(),
             store,
         })
     }
@@ -154,7 +159,7 @@ impl ValidRestore {
             _ => return Err(InvalidBackup::Source),
         };
         let target = restore.target.as_ref().map_or(Ok(RestoreTarget::Latest), target)?;
-        Ok(Self { source, target })
+        Ok(Self { source, volume_snapshot: restore.volume_snapshot.clone(), target })
     }
 }
 

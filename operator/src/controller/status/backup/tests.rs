@@ -64,6 +64,7 @@ fn holding(backups: Vec<BackupSummary>) -> RepositoryFacts {
     let seen = Repository {
         path: "4bd1/77".to_owned(),
         backups,
+        snapshots: Vec::new(),
         earliest_restorable: Some(at(130)),
         latest_restorable: Some(at(601)),
     };
