@@ -1,11 +1,15 @@
 //! The S3 server of the lab keeps what tests of backups rely on, most of all that of many writers one wins.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use e2e::fault::cluster::Cluster;
 use e2e::images;
-use e2e::s3::{Server, Written};
+use e2e::s3::{Bucket, Server, Written};
 use e2e::scenario::stage::Stage;
 use futures::future::try_join_all;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 const NAMESPACE: &str = "s3-test";
 /// Enough that they do run into each other.
@@ -31,6 +35,8 @@ async fn of_many_conditional_writers_one_wins() -> Result<()> {
     assert_eq!(bucket.get("a folder/one").await?.as_deref(), Some(&b"1"[..]));
     assert_eq!(bucket.put_if_absent("a folder/two", b"2").await?, Written::Yes);
     assert_eq!(bucket.list("a folder/").await?, ["a folder/one", "a folder/two"]);
+    let answer = raw(&bucket, "a folder/one").await?;
+    assert!(answer.contains(" 200 OK\r\n") && answer.ends_with("\r\n\r\n1"), "{answer}");
     bucket.delete("a folder/one").await?;
     assert_eq!(bucket.list("").await?, ["a folder/two"]);
 
@@ -42,4 +48,13 @@ async fn of_many_conditional_writers_one_wins() -> Result<()> {
     assert_eq!(bucket.get("race").await?.as_deref(), Some(contents[winners[0]].as_bytes()));
 
     stage.without(NAMESPACE).await
+}
+
+/// What a program without a client of its own gets.
+async fn raw(bucket: &Bucket, key: &str) -> Result<String> {
+    let mut stream = TcpStream::connect(bucket.host()).await?;
+    stream.write_all(bucket.request(key)?.as_bytes()).await?;
+    let mut answer = String::new();
+    tokio::time::timeout(Duration::from_secs(30), stream.read_to_string(&mut answer)).await??;
+    Ok(answer)
 }

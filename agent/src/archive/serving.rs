@@ -91,6 +91,7 @@ pub(crate) async fn serve(archive: Archive, socket: &Path) {
 }
 
 async fn talk(archive: &Archive, stream: UnixStream) -> Result<(), TalkError> {
+    let begun = Instant::now();
     let mut stream = BufReader::new(stream);
     let reply = match hear(&mut stream).await? {
         Request::Offer { name, ahead } => match offered(archive, &name, ahead).await {
@@ -98,7 +99,7 @@ async fn talk(archive: &Archive, stream: UnixStream) -> Result<(), TalkError> {
             Offered::Wanted(repository, name) => {
                 say(&mut stream, &Reply::Send).await?;
                 let (contents, stored) = body(&mut stream).await?;
-                take(archive, &repository, name, &contents, stored, ahead).await
+                take(archive, &repository, Offer { name, contents, stored, ahead, begun }).await
             }
         },
         // A member gets what it misses from the leader, or copies its data (docs/backup-repository.md).
@@ -154,14 +155,18 @@ fn refused(archive: &Archive, why: &str) -> Reply {
     }
 }
 
-async fn take(
-    archive: &Archive,
-    repository: &Repository,
+/// A file that is here to be written.
+struct Offer {
     name: WalName,
-    contents: &Contents,
+    contents: Contents,
     stored: Vec<u8>,
     ahead: bool,
-) -> Reply {
+    /// When the conversation about it began.
+    begun: Instant,
+}
+
+async fn take(archive: &Archive, repository: &Repository, offer: Offer) -> Reply {
+    let Offer { name, contents, stored, ahead, begun } = offer;
     let own = repository.root.system_identifier();
     if contents.system_identifier.is_some_and(|found| found != own) {
         return refused(archive, &format!("{name} belongs to another cluster than {own}"));
@@ -171,13 +176,16 @@ async fn take(
     };
     let file = WalFile { name: name.clone(), fingerprint, stored };
     let (store, root) = (&repository.store, &repository.root);
+    let asked = Instant::now();
     let pushed = tokio::select! {
         pushed = timeout(PUSH_TIMEOUT, push::push(store, root, archive.pod(), file)) => pushed.ok(),
         () = farewell(archive) => None,
     };
     match pushed {
         Some(Ok(())) => {
-            archive.noted().archived(name, ahead);
+            let mut noted = archive.noted();
+            noted.counts.upload(begun.elapsed(), asked.elapsed());
+            noted.archived(name, ahead);
             Reply::Done
         }
         Some(Err(error)) => {
@@ -244,6 +252,20 @@ pub(crate) struct Counts {
     pub(crate) archived: u64,
     /// Attempts that failed.
     pub(crate) failed: u64,
+    /// Files that were written to the store, those sent along included.
+    pub(crate) uploads: u64,
+    /// What these took in all, from the first word about a file on: reading, compressing, sending, the store.
+    pub(crate) handling: Duration,
+    /// What of that was the store.
+    pub(crate) storing: Duration,
+}
+
+impl Counts {
+    fn upload(&mut self, handling: Duration, storing: Duration) {
+        self.uploads += 1;
+        self.handling += handling;
+        self.storing += storing;
+    }
 }
 
 /// Acknowledged files that are remembered: those read ahead, and a few more.

@@ -1,7 +1,10 @@
 //! What one member's archive and backups come to. A value that does not apply is absent: only a primary archives, and
 //! only where there is an archive.
 
-use std::sync::atomic::Ordering;
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use prometheus_client::{
@@ -13,9 +16,15 @@ use proto::wire::backup::{ArchiveMode, ArchiveStatus, BackupPhase, BackupState};
 use super::{Owner, optional, register};
 use crate::archive::Counts;
 
+/// A sum of times.
+type Seconds = Counter<f64, AtomicU64>;
+
 pub(super) struct ArchiveMetrics {
     archived: Family<Owner, Counter>,
     failed: Family<Owner, Counter>,
+    uploads: Family<Owner, Counter>,
+    handling: Family<Owner, Seconds>,
+    storing: Family<Owner, Seconds>,
     waiting: Family<Owner, Gauge>,
     oldest_waiting: Family<Owner, Gauge>,
     last_archived: Family<Owner, Gauge>,
@@ -35,6 +44,17 @@ impl ArchiveMetrics {
         Self {
             archived: register(r, "database_archive_files", "WAL files of this server that the store took"),
             failed: register(r, "database_archive_failures", "Attempts to archive a WAL file that failed"),
+            uploads: register(
+                r,
+                "database_archive_uploads",
+                "WAL files of this server that were written to the store, those sent ahead included",
+            ),
+            handling: register(
+                r,
+                "database_archive_upload_seconds",
+                "What these took in all, compression and the store included",
+            ),
+            storing: register(r, "database_archive_store_seconds", "What of that the store took to answer"),
             waiting: register(r, "database_archive_waiting_files", "WAL files that wait to be archived"),
             oldest_waiting: register(
                 r,
@@ -98,10 +118,19 @@ impl ArchiveMetrics {
         let Some(counts) = counts else {
             self.archived.remove(owner);
             self.failed.remove(owner);
+            self.uploads.remove(owner);
+            self.handling.remove(owner);
+            self.storing.remove(owner);
             return;
+        };
+        let sum = |family: &Family<Owner, Seconds>, time: Duration| {
+            family.get_or_create(owner).inner().store(time.as_secs_f64().to_bits(), Ordering::Relaxed);
         };
         self.archived.get_or_create(owner).inner().store(counts.archived, Ordering::Relaxed);
         self.failed.get_or_create(owner).inner().store(counts.failed, Ordering::Relaxed);
+        self.uploads.get_or_create(owner).inner().store(counts.uploads, Ordering::Relaxed);
+        sum(&self.handling, counts.handling);
+        sum(&self.storing, counts.storing);
     }
 
     fn set_backup(&self, owner: &Owner, backup: Option<&BackupState>, now: Timestamp) {
@@ -181,7 +210,9 @@ mod tests {
             Counts::default(),
             at(0),
         );
-        metrics.set(&owner, archive, Counts { archived: 20, failed: 3 }, at(200));
+        let (handling, storing) = (Duration::from_millis(2_500), Duration::from_millis(1_250));
+        let counts = Counts { archived: 20, failed: 3, uploads: 21, handling, storing };
+        metrics.set(&owner, archive, counts, at(200));
         let mut text = String::new();
         encode(&mut text, &registry).unwrap();
         let values = text.lines().filter_map(|line| line.split_once("{database=\"db\",namespace=\"prod\"} "));
@@ -198,6 +229,9 @@ mod tests {
         for (name, value) in [
             ("database_archive_files_total", "20"),
             ("database_archive_failures_total", "3"),
+            ("database_archive_uploads_total", "21"),
+            ("database_archive_upload_seconds_total", "2.5"),
+            ("database_archive_store_seconds_total", "1.25"),
             ("database_archive_waiting_files", "7"),
             ("database_archive_oldest_waiting_seconds", "40"),
             ("database_archive_last_archived_timestamp_seconds", "100"),

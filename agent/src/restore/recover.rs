@@ -289,6 +289,7 @@ impl Recovery<'_> {
     }
 
     async fn initdb_sync(&self) -> Result<(), RecoverError> {
+        tracing::info!("flushing what was restored");
         let mut command = Command::from(self.programs().command("initdb")?);
         command.arg("-D").arg(self.data).arg("--sync-only");
         run("initdb", command).await.map(drop)

@@ -63,6 +63,11 @@ impl Container {
         self.undo_freeze()?.now().await
     }
 
+    /// The most memory that it has used so far, in bytes.
+    pub fn memory_peak(&self) -> Result<u64> {
+        self.cgroup.memory_peak()
+    }
+
     fn signal(&self, process: &str, signal: Signal) -> Result<usize> {
         let found = self.processes(process)?;
         for id in &found {

@@ -14,13 +14,13 @@ use crate::lab::packages::{self, Package};
 
 /// Part of the cache key: raise it when what this file does changes.
 const RECIPE: u32 = 1;
-const SUITE: &str = "bookworm";
+pub(super) const SUITE: &str = "bookworm";
 /// What the PostgreSQL programs are linked to beyond Debian's minimum.
 const LIBRARIES: &str = "libssl3,libgssapi-krb5-2,libxml2,libreadline8,libicu72";
 /// What builds it.
-const PACKAGES: &[Package] = &[Package { name: "debootstrap", provides: "debootstrap" }];
+pub(super) const PACKAGES: &[Package] = &[Package { name: "debootstrap", provides: "debootstrap" }];
 /// debootstrap takes half a minute; the rest is room for a slow mirror.
-const DEBOOTSTRAP_LIMIT: Duration = Duration::from_mins(10);
+pub(super) const DEBOOTSTRAP_LIMIT: Duration = Duration::from_mins(10);
 /// The user of the official image.
 const POSTGRES: u32 = 999;
 /// Not needed to run programs; the last three would also copy this machine's name and resolver.

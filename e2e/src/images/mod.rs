@@ -9,6 +9,7 @@ mod containerd;
 mod dockerfile;
 pub mod oci;
 pub mod own;
+pub mod pgbackrest;
 pub mod postgres;
 pub mod store;
 pub mod tools;
@@ -32,6 +33,8 @@ pub enum Name {
     Own(Program),
     /// A PostgreSQL server, named as the official image is.
     Postgres(Release),
+    /// The same with pgBackRest in it.
+    PostgresWithPgBackRest(Release),
     /// A shell and the usual small programs.
     Tools,
 }
@@ -42,6 +45,7 @@ impl Name {
         match self {
             Self::Own(program) => program.reference().to_owned(),
             Self::Postgres(release) => release.reference(),
+            Self::PostgresWithPgBackRest(release) => pgbackrest::reference(release),
             Self::Tools => tools::REFERENCE.to_owned(),
         }
     }
@@ -103,6 +107,7 @@ pub async fn build(store: &Store, names: &[Name]) -> Result<Vec<Image>> {
         images.push(match name {
             Name::Own(program) => own::image(store, *program).await?,
             Name::Postgres(release) => postgres::image(store, *release).await?,
+            Name::PostgresWithPgBackRest(release) => pgbackrest::image(store, *release).await?,
             Name::Tools => tools::image(store).await?,
         });
     }

@@ -84,7 +84,18 @@ impl FromStr for Release {
 
 /// The image of `release`, from the cache or built.
 pub async fn image(store: &Store, release: Release) -> Result<Image> {
-    let layers = vec![base::layer(store).await?, programs(store, release).await?];
+    image_with(store, release, &release.reference(), None).await
+}
+
+/// The same under another name, with one more layer above it.
+pub(super) async fn image_with(
+    store: &Store,
+    release: Release,
+    reference: &str,
+    above: Option<Blob>,
+) -> Result<Image> {
+    let mut layers = vec![base::layer(store).await?, programs(store, release).await?];
+    layers.extend(above);
     let path = format!("/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:{}", bin(release.major));
     let start = Start {
         user: String::new(),
@@ -98,7 +109,7 @@ pub async fn image(store: &Store, release: Release) -> Result<Image> {
         entrypoint: Vec::new(),
         command: vec!["postgres".to_owned()],
     };
-    Image::assemble(store, &release.reference(), layers, &start)
+    Image::assemble(store, reference, layers, &start)
 }
 
 /// The programs of `release`, as they are in the image, below `folder`; returns where they are.

@@ -132,6 +132,15 @@ impl Cgroup {
         Ok(None)
     }
 
+    /// The most memory that the group has used so far, in bytes: what the kernel holds against its limit.
+    pub fn memory_peak(&self) -> Result<u64> {
+        let trees = trees()?;
+        let file = trees.iter().find_map(|tree| tree.memory_peak(&self.0));
+        let file = file.context("this kernel has no cgroup that counts memory")?;
+        let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        text.trim().parse().with_context(|| format!("{} says {text:?}", file.display()))
+    }
+
     /// The file that freezes the group, and what to write for frozen and thawed.
     pub fn switch(&self) -> Result<(PathBuf, [&'static str; 2])> {
         let tree =
@@ -181,6 +190,7 @@ enum Kind {
     Hybrid,
     Freezer,
     Cpuset,
+    Memory,
     Other,
 }
 
@@ -218,6 +228,15 @@ impl Tree {
             _ => (group.join("freezer.state"), ["FROZEN", "THAWED"]),
         }
     }
+
+    fn memory_peak(&self, group: &str) -> Option<PathBuf> {
+        let file = match self.kind {
+            Kind::Unified => "memory.peak",
+            Kind::Memory => "memory.max_usage_in_bytes",
+            _ => return None,
+        };
+        Some(self.root.join(group).join(file))
+    }
 }
 
 fn trees() -> Result<Vec<Tree>> {
@@ -243,6 +262,7 @@ fn tree_of(mount: &str) -> Option<Tree> {
         "cgroup2" => Kind::Unified,
         "cgroup" if has("freezer") => Kind::Freezer,
         "cgroup" if has("cpuset") => Kind::Cpuset,
+        "cgroup" if has("memory") => Kind::Memory,
         "cgroup" => Kind::Other,
         _ => return None,
     };
@@ -302,9 +322,16 @@ mod tests {
     }
 
     #[test]
-    fn version_2_alone_freezes() {
+    fn version_2_alone_freezes_and_memory_is_counted_in_both() {
         let mounts = "cgroup2 /sys/fs/cgroup cgroup2 rw,nosuid 0 0\nproc /proc proc rw 0 0\n";
         assert_eq!(kinds(mounts), [Kind::Unified]);
+        let peaks =
+            |mounts| trees_of(mounts).iter().filter_map(|tree| tree.memory_peak("pod")).collect::<Vec<_>>();
+        assert_eq!(peaks(mounts), [PathBuf::from("/sys/fs/cgroup/pod/memory.peak")]);
+        let mounts = "cgroup /sys/fs/cgroup/memory cgroup rw,memory 0 0\n\
+                      cgroup /sys/fs/cgroup/freezer cgroup rw,freezer 0 0\n\
+                      cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
+        assert_eq!(peaks(mounts), [PathBuf::from("/sys/fs/cgroup/memory/pod/memory.max_usage_in_bytes")]);
     }
 
     #[test]

@@ -82,6 +82,24 @@ impl Bucket {
             .collect())
     }
 
+    /// A request for the object as it is sent, for programs that have no client: signed for some minutes, and of
+    /// HTTP/1.0, so that the answer ends where the connection does.
+    pub fn request(&self, key: &str) -> Result<String> {
+        let path = &format!("/{}/{}", self.name, encode(key, "/"));
+        let (digest, time) = (&hex(&Sha256::digest(b"")), &timestamp());
+        let target = Target { method: "GET", host: self.host(), path, query: "", digest, time };
+        let (host, authorization) = (self.host(), target.authorization()?);
+        Ok(format!(
+            "GET {path} HTTP/1.0\r\nhost: {host}\r\nauthorization: {authorization}\r\n\
+             x-amz-content-sha256: {digest}\r\nx-amz-date: {time}\r\n\r\n"
+        ))
+    }
+
+    /// Host and port of the server.
+    pub fn host(&self) -> &str {
+        self.endpoint.trim_start_matches("http://")
+    }
+
     async fn send(
         &self,
         method: Method,
@@ -94,11 +112,11 @@ impl Bucket {
             query.iter().map(|(name, value)| format!("{name}={}", encode(value, ""))).collect();
         let target = Target {
             method: method.as_str(),
-            host: self.endpoint.trim_start_matches("http://"),
+            host: self.host(),
             path: &format!("/{}/{}", self.name, encode(key, "/")),
             query: &query.join("&"),
             digest: &hex(&Sha256::digest(content)),
-            time: &Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string(),
+            time: &timestamp(),
         };
         let url = format!("{}{}?{}", self.endpoint, target.path, target.query);
         let mut request = self.http.request(method.clone(), url).body(content.to_vec());
@@ -148,6 +166,10 @@ impl Target<'_> {
             "AWS4-HMAC-SHA256 Credential={ACCESS_KEY}/{scope}, SignedHeaders={SIGNED}, Signature={signature}"
         ))
     }
+}
+
+fn timestamp() -> String {
+    Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string()
 }
 
 fn sign(key: &[u8], text: &str) -> Result<Vec<u8>> {
