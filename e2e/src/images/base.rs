@@ -13,7 +13,7 @@ use crate::lab::command::output;
 use crate::lab::packages::{self, Package};
 
 /// Part of the cache key: raise it when what this file does changes.
-const RECIPE: u32 = 1;
+const RECIPE: u32 = 2;
 pub(super) const SUITE: &str = "bookworm";
 /// What the PostgreSQL programs are linked to beyond Debian's minimum.
 const LIBRARIES: &str = "libssl3,libgssapi-krb5-2,libxml2,libreadline8,libicu72";
@@ -57,8 +57,9 @@ async fn fill(files: &Path) -> Result<()> {
     for (name, mode) in [("dev", 0o755), ("var/cache", 0o755), ("var/log", 0o755)] {
         directory(&files.join(name), mode, 0)?;
     }
-    // As in the official image: usable by whichever user a pod runs as.
-    for (name, mode) in [("var/lib/postgresql", 0o1777), ("var/run/postgresql", 0o3777)] {
+    // As in the official image: usable by whichever user a pod runs as. `var/run` is an absolute link to `/run`, which
+    // would be this machine's here.
+    for (name, mode) in [("var/lib/postgresql", 0o1777), ("run/postgresql", 0o3777)] {
         directory(&files.join(name), mode, POSTGRES)?;
     }
     Ok(())
