@@ -22,6 +22,9 @@ const GROUP: &str = "snapshot.storage.k8s.io";
 const LABEL_BACKUP: &str = "db.example.com/backup";
 /// Label: UID of the Database, since another one may have its name later.
 const LABEL_DATABASE_UID: &str = "db.example.com/database-uid";
+/// Annotation: `spec.backup.destination` of the repository that has its entry. Another repository does not know it, and
+/// says nothing about it.
+const ANNOTATION_DESTINATION: &str = "db.example.com/backup-destination";
 
 /// What is to be copied, and by whom.
 #[derive(CustomResource, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,6 +103,12 @@ impl VolumeSnapshot {
         let label = |name: &str| self.labels().get(name).map(String::as_str);
         Some((label(LABEL_BACKUP)?, label(LABEL_DATABASE_UID)?))
     }
+
+    /// Whether the repository that the Database has now is the one with its entry.
+    pub(crate) fn is_of_repository(&self, cluster: &Cluster) -> bool {
+        let entered = self.annotations().get(ANNOTATION_DESTINATION).map(String::as_str);
+        entered.is_some() && entered == destination(cluster)
+    }
 }
 
 /// Its name, by that of the backup, which has capitals.
@@ -124,7 +133,13 @@ pub(crate) fn volume_snapshot(cluster: &Cluster, member: Ordinal, backup: &str) 
     let labels: BTreeMap<_, _> =
         labels.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
     snapshot.metadata.labels.get_or_insert_default().extend(labels);
+    let entered = destination(cluster).map(|to| (ANNOTATION_DESTINATION.to_owned(), to.to_owned()));
+    snapshot.metadata.annotations.get_or_insert_default().extend(entered);
     snapshot
+}
+
+fn destination(cluster: &Cluster) -> Option<&str> {
+    cluster.spec.backup.as_ref().map(|backup| backup.store.archive.destination.as_str())
 }
 
 /// By which a claim says that its volume is made of this.
@@ -161,6 +176,15 @@ pub(crate) mod tests {
         let made = volume_snapshot(&fixtures::cluster(), Ordinal(1), BACKUP);
         assert_eq!(made.backup(), Some((BACKUP, "4bd1")));
         assert_eq!(made.spec.volume_snapshot_class_name, None, "the default of the driver");
+    }
+
+    #[test]
+    fn only_the_repository_that_has_its_entry_speaks_of_it() {
+        let to = |destination: &str| fixtures::cluster_with(&json!({"backup": {"destination": destination}}));
+        let made = volume_snapshot(&to("s3://my-backups/orders-db"), Ordinal(1), BACKUP);
+        assert!(made.is_of_repository(&to("s3://my-backups/orders-db")));
+        assert!(!made.is_of_repository(&to("s3://other-backups/orders-db")));
+        assert!(!made.is_of_repository(&fixtures::cluster_with(&json!({}))), "no backups any more");
     }
 
     #[test]

@@ -79,7 +79,8 @@ pub(super) async fn tidy(
     now: Timestamp,
 ) -> Result<(), CallError> {
     let all = list(context, cluster).await?.unwrap_or_default();
-    for snapshot in all.iter().filter(|snapshot| is_outlived(snapshot, repository, backups, now)) {
+    let ours = all.iter().filter(|snapshot| snapshot.is_of_repository(cluster));
+    for snapshot in ours.filter(|snapshot| is_outlived(snapshot, repository, backups, now)) {
         let only = Preconditions { uid: snapshot.uid(), resource_version: None };
         let params = DeleteParams { preconditions: Some(only), ..DeleteParams::default() };
         tracing::info!(
