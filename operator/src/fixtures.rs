@@ -1,10 +1,12 @@
 //! Objects for tests.
 
+use jiff::Timestamp;
 use proto::{
     api::database::Database,
     identity::{Epoch, Ordinal},
-    postgres::SystemIdentifier,
+    postgres::{Lsn, SystemIdentifier, Timeline, WalPosition},
     wire::{
+        backup::{BackupKind, BackupSummary},
         http::{Role, State},
         peer::Status,
     },
@@ -53,6 +55,28 @@ pub(crate) fn shape() -> Shape {
         accept_loss: None,
         agent_image: "example.com/matriarch-agent:1".to_owned(),
         restore: None,
+    }
+}
+
+/// A good full backup of nothing, that took no time.
+pub(crate) fn backup_summary(name: &str, at: Timestamp) -> BackupSummary {
+    let position = WalPosition { timeline: Timeline::FIRST, lsn: Lsn(0) };
+    BackupSummary {
+        name: name.to_owned(),
+        kind: BackupKind::Full,
+        parent: None,
+        depth: 0,
+        fallback: None,
+        started_at: at,
+        stopped_at: at,
+        start: position,
+        stop: position,
+        size_bytes: 0,
+        stored_bytes: 0,
+        server_version: 160_003,
+        pod: "orders-db-1".to_owned(),
+        from_standby: true,
+        damage: None,
     }
 }
 

@@ -154,22 +154,11 @@ impl Backups {
         if let Some(running) = self.state().filter(|state| !is_over(state.phase)) {
             return Err(BeginError::Busy(running.name));
         }
-        let state = BackupState {
-            name: wish.name.clone(),
-            kind: match wish.method {
-                BackupMethod::Physical => BackupKind::Full,
-                BackupMethod::VolumeSnapshot => BackupKind::Snapshot,
-            },
-            phase: BackupPhase::Starting,
-            started_at: Timestamp::now(),
-            bytes_done: 0,
-            bytes_total: None,
-            stored_bytes: 0,
-            start: None,
-            stop: None,
-            error: None,
-            summary: None,
+        let kind = match wish.method {
+            BackupMethod::Physical => BackupKind::Full,
+            BackupMethod::VolumeSnapshot => BackupKind::Snapshot,
         };
+        let state = BackupState::begun(wish.name.clone(), kind, Timestamp::now());
         self.state.send_replace(Some(state.clone()));
         slot.send((repository, wish));
         Ok(state)

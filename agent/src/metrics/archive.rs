@@ -184,17 +184,11 @@ mod tests {
 
     fn backup(phase: BackupPhase) -> BackupState {
         BackupState {
-            name: "b".to_owned(),
-            kind: BackupKind::Full,
             phase,
-            started_at: at(100),
             bytes_done: 250,
             bytes_total: Some(1_000),
             stored_bytes: 60,
-            start: None,
-            stop: None,
-            error: None,
-            summary: None,
+            ..BackupState::begun("b".to_owned(), BackupKind::Full, at(100))
         }
     }
 

@@ -176,6 +176,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::fixtures;
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
@@ -187,17 +188,12 @@ mod tests {
 
     fn state(phase: Stage, bytes_done: u64) -> BackupState {
         BackupState {
-            name: "b".to_owned(),
-            kind: BackupKind::Full,
             phase,
-            started_at: at(0),
             bytes_done,
             bytes_total: Some(1_000),
             stored_bytes: 300,
             start: Some(position(0x100_0028)),
-            stop: None,
-            error: None,
-            summary: None,
+            ..BackupState::begun("b".to_owned(), BackupKind::Full, at(0))
         }
     }
 
@@ -251,21 +247,13 @@ mod tests {
 
     fn summary() -> BackupSummary {
         BackupSummary {
-            name: "b".to_owned(),
-            kind: BackupKind::Full,
-            parent: None,
-            depth: 0,
-            fallback: None,
-            started_at: at(0),
             stopped_at: at(250),
             start: position(0x100_0028),
             stop: position(0x200_0000),
             size_bytes: 3 << 30,
             stored_bytes: 1 << 30,
-            server_version: 160_003,
             pod: "db-1".to_owned(),
-            from_standby: true,
-            damage: None,
+            ..fixtures::backup_summary("b", at(0))
         }
     }
 

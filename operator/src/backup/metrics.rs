@@ -173,10 +173,7 @@ fn amount(number: u64) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use proto::{
-        postgres::{Lsn, Timeline, WalPosition},
-        wire::backup::{BackupKind, BackupSummary, Repository},
-    };
+    use proto::wire::backup::{BackupSummary, Repository};
     use serde_json::json;
 
     use super::*;
@@ -187,23 +184,9 @@ mod tests {
     }
 
     fn holding(backups: &[(&str, Option<&str>)]) -> RepositoryFacts {
-        let position = WalPosition { timeline: Timeline::FIRST, lsn: Lsn(0) };
         let summary = |(started, damage): &(&str, Option<&str>)| BackupSummary {
-            name: "b".to_owned(),
-            kind: BackupKind::Full,
-            parent: None,
-            depth: 0,
-            fallback: None,
-            started_at: at(started),
-            stopped_at: at(started),
-            start: position,
-            stop: position,
-            size_bytes: 0,
-            stored_bytes: 0,
-            server_version: 160_003,
-            pod: "orders-db-1".to_owned(),
-            from_standby: true,
             damage: damage.map(str::to_owned),
+            ..fixtures::backup_summary("b", at(started))
         };
         let seen = Repository {
             path: String::new(),

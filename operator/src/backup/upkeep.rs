@@ -245,13 +245,10 @@ fn is_outlived(backup: &Backup, repository: &Repository, now: Timestamp) -> bool
 
 #[cfg(test)]
 mod tests {
-    use proto::{
-        postgres::{Lsn, Timeline, WalPosition},
-        wire::backup::{BackupKind, BackupSummary},
-    };
     use serde_json::json;
 
     use super::*;
+    use crate::fixtures;
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
@@ -267,27 +264,9 @@ mod tests {
     }
 
     fn holding(name: &str) -> Repository {
-        let position = WalPosition { timeline: Timeline::FIRST, lsn: Lsn(0) };
-        let held = BackupSummary {
-            name: name.to_owned(),
-            kind: BackupKind::Full,
-            parent: None,
-            depth: 0,
-            fallback: None,
-            started_at: at(0),
-            stopped_at: at(0),
-            start: position,
-            stop: position,
-            size_bytes: 0,
-            stored_bytes: 0,
-            server_version: 160_003,
-            pod: "orders-db-1".to_owned(),
-            from_standby: true,
-            damage: None,
-        };
         Repository {
             path: String::new(),
-            backups: vec![held],
+            backups: vec![fixtures::backup_summary(name, at(0))],
             snapshots: Vec::new(),
             earliest_restorable: None,
             latest_restorable: None,

@@ -129,6 +129,26 @@ pub struct BackupState {
     pub summary: Option<BackupSummary>,
 }
 
+impl BackupState {
+    /// Asked for, and nothing done yet.
+    #[must_use]
+    pub fn begun(name: String, kind: BackupKind, started_at: Timestamp) -> Self {
+        Self {
+            name,
+            kind,
+            phase: BackupPhase::Starting,
+            started_at,
+            bytes_done: 0,
+            bytes_total: None,
+            stored_bytes: 0,
+            start: None,
+            stop: None,
+            error: None,
+            summary: None,
+        }
+    }
+}
+
 /// Stage of a backup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum BackupPhase {

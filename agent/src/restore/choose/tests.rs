@@ -1,52 +1,23 @@
 //! What is chosen for which target.
 
-use proto::{
-    postgres::{SystemIdentifier, WalPosition},
-    wire::backup::BackupKind,
-};
+use proto::{postgres::WalPosition, wire::backup::BackupKind};
 
 use super::*;
-
-fn at(hours: i64) -> Timestamp {
-    Timestamp::from_second(1_800_000_000 + hours * 3600).unwrap()
-}
+use crate::backup::chain::{
+    self,
+    tests::{at, timeline},
+};
 
 fn lsn(segment: u64) -> Lsn {
     Lsn(segment << 24 | 0x100)
 }
 
-fn timeline(number: u32) -> Timeline {
-    Timeline::new(number).unwrap()
-}
-
+/// Begins and ends within segments.
 fn backup(hours: i64, number: u32, segment: u64) -> Contents {
     let position = |segment| WalPosition { timeline: timeline(number), lsn: lsn(segment) };
-    let summary = BackupSummary {
-        name: format!("b{hours}"),
-        kind: BackupKind::Full,
-        parent: None,
-        depth: 0,
-        fallback: None,
-        started_at: at(hours - 1),
-        stopped_at: at(hours),
-        start: position(segment),
-        stop: position(segment + 1),
-        size_bytes: 1,
-        stored_bytes: 1,
-        server_version: 170_000,
-        pod: "db-1".to_owned(),
-        from_standby: true,
-        damage: None,
-    };
-    Contents {
-        format: 1,
-        summary,
-        system_identifier: SystemIdentifier(1),
-        wal_segment_size: 1 << 24,
-        archives: Vec::new(),
-        checksums: Some(true),
-        data_bytes: None,
-    }
+    let mut made = chain::tests::backup(hours, number, segment);
+    (made.summary.start, made.summary.stop) = (position(segment), position(segment + 1));
+    made
 }
 
 fn segments(ranges: &[(u32, std::ops::Range<u64>)]) -> BTreeSet<Segment> {

@@ -19,17 +19,11 @@ pub(super) fn candidate(ordinal: u8) -> Candidate {
 
 pub(super) fn state(phase: Stage, bytes_done: u64) -> BackupState {
     BackupState {
-        name: "b".to_owned(),
-        kind: BackupKind::Full,
         phase,
-        started_at: at(0),
         bytes_done,
         bytes_total: Some(1_000),
-        stored_bytes: 0,
-        start: None,
-        stop: None,
         error: (phase == Stage::Failed).then(|| "the disk is full".to_owned()),
-        summary: None,
+        ..BackupState::begun("b".to_owned(), BackupKind::Full, at(0))
     }
 }
 

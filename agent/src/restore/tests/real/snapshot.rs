@@ -32,19 +32,7 @@ impl Scene {
 
     /// Takes a backup, and copies the files of the running server into the volume of its name meanwhile.
     async fn snapshot(&self, of: &Place, name: &str) -> BackupSummary {
-        let start = BackupState {
-            name: name.to_owned(),
-            kind: BackupKind::Snapshot,
-            phase: BackupPhase::Starting,
-            started_at: Timestamp::now(),
-            bytes_done: 0,
-            bytes_total: None,
-            stored_bytes: 0,
-            start: None,
-            stop: None,
-            error: None,
-            summary: None,
-        };
+        let start = BackupState::begun(name.to_owned(), BackupKind::Snapshot, Timestamp::now());
         let state = watch::Sender::new(Some(start));
         let (tell, taken) = watch::channel(None);
         let peers = peers();

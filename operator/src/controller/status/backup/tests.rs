@@ -2,8 +2,7 @@
 
 use proto::{
     api::status::{CONTINUOUS_ARCHIVING, PROGRESSING, RESTORABLE},
-    postgres::{Lsn, Timeline, WalPosition},
-    wire::backup::{ArchiveFailure, BackupKind, BackupSummary, Repository, StoreHealth},
+    wire::backup::{ArchiveFailure, BackupSummary, Repository, StoreHealth},
 };
 use serde_json::json;
 
@@ -40,23 +39,12 @@ fn backed_up(archive: ArchiveStatus) -> World {
 }
 
 fn summary(name: &str, damage: Option<&str>) -> BackupSummary {
-    let position = WalPosition { timeline: Timeline::FIRST, lsn: Lsn(0) };
     BackupSummary {
-        name: name.to_owned(),
-        kind: BackupKind::Full,
-        parent: None,
-        depth: 0,
-        fallback: None,
-        started_at: at(100),
         stopped_at: at(130),
-        start: position,
-        stop: position,
         size_bytes: 1,
         stored_bytes: 1,
-        server_version: 160_003,
-        pod: "orders-db-1".to_owned(),
-        from_standby: true,
         damage: damage.map(str::to_owned),
+        ..fixtures::backup_summary(name, at(100))
     }
 }
 
