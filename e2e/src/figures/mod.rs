@@ -16,12 +16,14 @@ use crate::{
     fault::partition::{Direction, From},
     scenario::{
         chronicle,
+        database::Database,
         load::Size,
         ordeal::{Ordeal, Until},
         stage::Stage,
         trial::{Report, survive_under},
         trouble::{Ground, INSTANCES, Trouble, WHOLE_LIMIT, Who},
-        wait::say,
+        verdict,
+        wait::{self, say},
     },
 };
 
@@ -125,11 +127,28 @@ async fn measure(options: &Options, wanted: &[&Fault]) -> Result<()> {
         let same = |run: &Run| run.fault == fault.name && run.profile == options.profile;
         let done = record::read(&options.file)?.iter().filter(|run| same(run)).count();
         for number in done + 1..=options.runs {
+            unworn(&ground.database).await?;
             let run = once(&ground, fault, &options.profile).await;
             let run = run.with_context(|| format!("{}, run {number}", fault.name))?;
             say(&format!("{} {number}/{}: {:.2} s, {:?}", fault.name, options.runs, run.outage, run.stages));
             record::add(&options.file, &run)?;
         }
+    }
+    Ok(())
+}
+
+/// Replaces the pods whose containers were restarted. The kubelet waits before each restart twice as long as before
+/// the one before it: without this, the tenth run would measure the ninth as well.
+async fn unworn(database: &Database) -> Result<()> {
+    for worn in database.pods().await?.iter().filter(|pod| pod.restarts > 0) {
+        database.delete_pod(worn).await?;
+        let replaced = async || {
+            let pods = database.pods().await?;
+            ensure!(pods.iter().all(|pod| pod.uid != worn.uid), "{} has not ended", worn.name);
+            Ok(())
+        };
+        wait::until("a worn pod to end", WHOLE_LIMIT, replaced).await?;
+        verdict::whole(database, INSTANCES, WHOLE_LIMIT).await?;
     }
     Ok(())
 }

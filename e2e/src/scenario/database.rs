@@ -48,7 +48,7 @@ pub struct Pod {
     pub address: Option<IpAddr>,
     /// Node, once it is scheduled.
     pub node: Option<String>,
-    /// How often its containers were restarted.
+    /// How often its containers were restarted, the agent's among them.
     pub restarts: i32,
 }
 
@@ -233,11 +233,12 @@ fn field(secret: &BTreeMap<String, String>, key: &str) -> Result<String> {
 fn pod(pod: KubePod) -> Pod {
     let labels = pod.metadata.labels.unwrap_or_default();
     let status = pod.status.unwrap_or_default();
+    let containers = status.container_statuses.iter().chain(&status.init_container_statuses).flatten();
     Pod {
         name: pod.metadata.name.unwrap_or_default(),
         uid: pod.metadata.uid.unwrap_or_default(),
         role: labels.get(LABEL_ROLE).cloned().unwrap_or_default(),
-        restarts: status.container_statuses.iter().flatten().map(|container| container.restart_count).sum(),
+        restarts: containers.map(|container| container.restart_count).sum(),
         address: status.pod_ip.and_then(|address| address.parse().ok()),
         node: pod.spec.and_then(|spec| spec.node_name),
     }
