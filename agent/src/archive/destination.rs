@@ -306,10 +306,7 @@ mod tests {
             let files = BTreeMap::from([(IDENTITIES_FILE.to_owned(), text.to_owned())]);
             open(&encrypted, &Credentials(files)).map(|(store, _)| store.encrypts())
         };
-        assert!(matches!(
-            open(&encrypted, &Credentials::default()),
-            Err(DestinationError::NoIdentities)
-        ));
+        assert!(matches!(open(&encrypted, &Credentials::default()), Err(DestinationError::NoIdentities)));
         assert!(matches!(with(""), Err(DestinationError::NoIdentities)));
         assert!(matches!(with("secret"), Err(DestinationError::Identities(InvalidIdentities::Line(1)))));
         assert!(with(FIRST).unwrap());

@@ -102,7 +102,9 @@ impl Run<'_> {
         for number in 0..manifest.pieces {
             let path = self.repository.root.piece(name, MANIFEST, number);
             let frame = match self.repository.store.get_as(&path, parent.encrypted).await {
-                Err(error) if error.is_lasting() => return Err(lost(&format!("is of no use: {}", Chain(&error)))),
+                Err(error) if error.is_lasting() => {
+                    return Err(lost(&format!("is of no use: {}", Chain(&error))));
+                }
                 frame => frame?.ok_or_else(|| lost("is missing in the repository"))?,
             };
             let piece = tokio::task::spawn_blocking(move || frame::decompress(&frame)).await;

@@ -47,7 +47,9 @@ pub(crate) enum AgeError {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum InvalidIdentities {
     /// One of the lines.
-    #[error("line {0} of identity.txt is no identity: it should begin with AGE-SECRET-KEY-1, as age-keygen writes it")]
+    #[error(
+        "line {0} of identity.txt is no identity: it should begin with AGE-SECRET-KEY-1, as age-keygen writes it"
+    )]
     Line(usize),
     /// None at all.
     #[error("identity.txt holds no identity: make one with age-keygen")]

@@ -73,7 +73,10 @@ fn the_newest_encrypts_and_all_decrypt() {
     let rotated = identities(&["# older", FIRST, "", "# newer", SECOND]);
     let older = first.encrypt(b"a").unwrap();
     let newer = rotated.encrypt(b"b").unwrap();
-    assert_eq!((rotated.decrypt(&older).unwrap(), rotated.decrypt(&newer).unwrap()), (vec![b'a'], vec![b'b']));
+    assert_eq!(
+        (rotated.decrypt(&older).unwrap(), rotated.decrypt(&newer).unwrap()),
+        (vec![b'a'], vec![b'b'])
+    );
     assert_eq!(second.decrypt(&newer).unwrap(), b"b");
     assert_eq!(first.decrypt(&newer), Err(AgeError::OtherIdentity(1)));
     assert!(rotated.newest_opens(&newer) && !rotated.newest_opens(&older));

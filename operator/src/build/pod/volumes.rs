@@ -80,7 +80,8 @@ impl StoreSecrets {
         match self {
             Self::Credentials(secret) => optional_secret(name, secret),
             Self::WithIdentities { credentials, identities } => {
-                let mut sources: Vec<_> = credentials.map(|name| optional_part(name, None)).into_iter().collect();
+                let mut sources: Vec<_> =
+                    credentials.map(|name| optional_part(name, None)).into_iter().collect();
                 sources.push(optional_part(identities, Some(IDENTITIES_FILE)));
                 projected(name, sources)
             }

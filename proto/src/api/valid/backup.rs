@@ -1,8 +1,8 @@
 //! The parts of a Database that concern backups, parsed once.
 
 use super::super::repository::{
-    BackupPolicy, Credentials, Encryption, EncryptionAlgorithm, Repository, Restore, RestoreTarget as WrittenTarget,
-    ServerSideEncryption as WrittenEncryption,
+    BackupPolicy, Credentials, Encryption, EncryptionAlgorithm, Repository, Restore,
+    RestoreTarget as WrittenTarget, ServerSideEncryption as WrittenEncryption,
 };
 use crate::{
     api::schedule::{InvalidSchedule, Schedule},

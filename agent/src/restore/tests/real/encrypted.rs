@@ -80,7 +80,11 @@ async fn what_is_encrypted_comes_back_with_its_identity_alone() {
         assert_eq!(scene.last_row(&newer).await, last);
         let begun = std::time::Instant::now();
         let older = scene.restore("older", RestoreTarget::Latest, Some("first"));
-        assert!(!older.status.success() && said(&older).contains("none of the 1 identities"), "{}", said(&older));
+        assert!(
+            !older.status.success() && said(&older).contains("none of the 1 identities"),
+            "{}",
+            said(&older)
+        );
         assert!(!said(&older).contains("AGE-SECRET-KEY"), "{}", said(&older));
         // An identity is missing where only the WAL needs it: recovery does not end there as if that were the end.
         let wal = scene.restore("wal", RestoreTarget::Latest, Some("plain"));
