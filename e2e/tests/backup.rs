@@ -21,6 +21,8 @@ use e2e::{
 use proto::api::status::{CONTINUOUS_ARCHIVING, RESTORABLE, RESTORE_PROVEN};
 use serde_json::{Value, json};
 
+#[path = "backup/encryption.rs"]
+mod encryption;
 #[path = "backup/snapshots.rs"]
 mod snapshots;
 
@@ -32,10 +34,6 @@ const TELL_LIMIT: Duration = Duration::from_mins(1);
 const QUERY_LIMIT: Duration = Duration::from_secs(30);
 const BUCKET: &str = "my-backups";
 const SECRET: &str = "s3-keys";
-/// Holds an identity.
-const IDENTITY_SECRET: &str = "orders-identity";
-/// Made by `age-keygen` for this test.
-const IDENTITY: &str = "AGE-SECRET-KEY-1MQTLC00EWPEQTRT404DGR0C8AD34CGP3VTR206M7X3LLTS0JC25SVFP69F";
 
 /// A namespace with a store in it.
 struct Ground {
@@ -192,7 +190,7 @@ async fn the_sample_is_backed_up_and_restored_between_two_writes() -> Result<()>
     completed(&copy, "copy-first").await.context("the restored one is backed up to its own place")?;
     refused(&ground).await?;
     wrong_bucket(&database, &ground).await?;
-    encrypted(&database, &ground).await?;
+    encryption::turned_on(&database, &ground).await?;
     ground.clear().await
 }
 
@@ -268,41 +266,6 @@ async fn wrong_bucket(database: &Database, ground: &Ground) -> Result<()> {
     database.apply(&ground.sample(3)).await?;
     let up = async || condition(database, CONTINUOUS_ARCHIVING, "True").await;
     wait::until("archiving to go on", LIMIT, up).await.map(drop)
-}
-
-/// Without the identity nothing is written, and that shows; with it everything goes on, and is restored.
-async fn encrypted(database: &Database, ground: &Ground) -> Result<()> {
-    let mut spec = ground.sample(3);
-    spec["backup"]["encryption"] = json!({"secretName": IDENTITY_SECRET});
-    database.apply(&spec).await?;
-    let down = async || {
-        let message = condition(database, CONTINUOUS_ARCHIVING, "False").await?;
-        ensure!(message.contains("identity.txt"), "{message}");
-        Ok(message)
-    };
-    let (message, _) = wait::until("the missing identity to show", LIMIT, down).await?;
-    say(&message);
-    let secret = json!({
-        "apiVersion": "v1", "kind": "Secret",
-        "metadata": {"name": IDENTITY_SECRET, "namespace": ground.namespace},
-        "stringData": {"identity.txt": IDENTITY},
-    });
-    ground.stage.kubectl.run_with(&["apply", "-f", "-"], &secret.to_string()).await?;
-    verdict::whole(database, 3, LIMIT).await?;
-    let up = async || condition(database, CONTINUOUS_ARCHIVING, "True").await;
-    wait::until("archiving to go on encrypted", LIMIT, up).await?;
-    let before = ids(database, "true").await?;
-    request(database, "encrypted").await?;
-    query(database, "INSERT INTO ledger VALUES (5)").await?;
-    archived(database).await?;
-    let mut copy = ground.sample(1);
-    copy["bootstrap"] = json!({"restore": {"from": {"database": "orders-db"}}});
-    let decrypted = ground.database("decrypted").await?;
-    decrypted.apply(&copy).await?;
-    verdict::whole(&decrypted, 1, LIMIT).await?;
-    let there = ids(&decrypted, "true").await?;
-    ensure!(there.contains(&5) && there.is_superset(&before), "{there:?} of {before:?} and 5");
-    decrypted.delete(LIMIT).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

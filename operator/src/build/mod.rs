@@ -236,43 +236,6 @@ mod tests {
     }
 
     #[test]
-    fn identities_are_beside_the_credentials_wherever_these_are() {
-        let mut policy = json!({
-            "destination": "s3://my-backups/orders-db",
-            "encryption": {"secretName": "orders-keys"},
-            "drillSchedule": "0 6 * * 0",
-        });
-        let volume = |pod: &Value, name: &str| {
-            let volumes = pod["volumes"].as_array().unwrap();
-            volumes.iter().find(|volume| volume["name"] == name).cloned().unwrap()
-        };
-        let alone = fixtures::cluster_with(&json!({"backup": policy}));
-        let pod = pod_of(&alone, &fixtures::shape());
-        insta::assert_yaml_snapshot!("identities_volume", volume(&pod, "backup"));
-        let mounts = pod["initContainers"][1]["volumeMounts"].as_array().unwrap();
-        assert!(mounts.iter().any(|mount| mount["name"] == "backup"));
-
-        policy["credentials"] = json!({"secretName": "s3-keys"});
-        let cluster = fixtures::cluster_with(&json!({"backup": policy}));
-        let both = volume(&pod_of(&cluster, &fixtures::shape()), "backup")["projected"].clone();
-        insta::assert_yaml_snapshot!("identities_and_credentials", both);
-        let drill = children(&cluster, &fixtures::shape()).drill.unwrap();
-        let drill = json!(drill.cron_job)["spec"]["jobTemplate"]["spec"]["template"]["spec"].clone();
-        assert_eq!(volume(&drill, "restore-credentials")["projected"], both);
-
-        let config = json!({"source": {"destination": "s3://b/f", "encrypted": true}});
-        let restore = RestoreShape {
-            config: serde_json::from_value(config).unwrap(),
-            credentials: Some("s3-keys".to_owned()),
-            encryption: Some("orders-keys".to_owned()),
-            volume_snapshot: None,
-        };
-        let shape = Shape { restore: Some(restore.clone()), ..fixtures::shape() };
-        assert_eq!(volume(&pod_of(&cluster, &shape), "restore-credentials")["projected"], both);
-        assert_eq!(recorded_restore(&children(&cluster, &shape).restore_map.unwrap()), Some(restore));
-    }
-
-    #[test]
     fn turned_off_backups_change_no_pod() {
         let off = fixtures::cluster_with(&json!({"backup": {
             "enabled": false,

@@ -320,3 +320,59 @@ fn mount(name: &str, path: &str) -> VolumeMount {
 fn read_only(name: &str, path: &str) -> VolumeMount {
     VolumeMount { read_only: Some(true), ..mount(name, path) }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::{
+        build::{RestoreShape, children, recorded_restore},
+        fixtures,
+    };
+
+    fn encrypted(credentials: &Value) -> Cluster {
+        fixtures::cluster_with(&json!({"backup": {
+            "destination": "s3://my-backups/orders-db",
+            "credentials": credentials,
+            "encryption": {"secretName": "orders-identity"},
+        }}))
+    }
+
+    fn of(volumes: &[Volume], name: &str) -> Value {
+        json!(volumes.iter().find(|volume| volume.name == name).unwrap().projected)
+    }
+
+    fn identities() -> Value {
+        let items = json!([{"key": "identity.txt", "path": "identity.txt"}]);
+        json!({"secret": {"items": items, "name": "orders-identity", "optional": true}})
+    }
+
+    #[test]
+    fn identities_are_beside_the_credentials_wherever_these_are() {
+        let cluster = encrypted(&json!({"secretName": "s3-keys"}));
+        let credentials = json!({"secret": {"name": "s3-keys", "optional": true}});
+        let both = json!({"defaultMode": 0o440, "sources": [credentials, identities()]});
+        assert_eq!(of(&volumes(&cluster, &fixtures::shape()), BACKUP), both);
+        assert_eq!(of(&of_scratch_pod(&cluster, "map".to_owned()), RESTORE_CREDENTIALS), both);
+
+        let config = json!({"source": {"destination": "s3://b/f", "encrypted": true}});
+        let restore = RestoreShape {
+            config: serde_json::from_value(config).unwrap(),
+            credentials: Some("s3-keys".to_owned()),
+            encryption: Some("orders-identity".to_owned()),
+            volume_snapshot: None,
+        };
+        let shape = Shape { restore: Some(restore.clone()), ..fixtures::shape() };
+        assert_eq!(of(&volumes(&cluster, &shape), RESTORE_CREDENTIALS), both);
+        assert_eq!(recorded_restore(&children(&cluster, &shape).restore_map.unwrap()), Some(restore));
+    }
+
+    #[test]
+    fn identities_need_no_credentials() {
+        let cluster = encrypted(&Value::Null);
+        let alone = json!({"defaultMode": 0o440, "sources": [identities()]});
+        assert_eq!(of(&volumes(&cluster, &fixtures::shape()), BACKUP), alone);
+        assert!(of_agent(&cluster).iter().any(|mount| mount.mount_path == BACKUP_CREDENTIALS_DIR));
+    }
+}
