@@ -90,7 +90,8 @@ impl Identities {
     pub(crate) fn parse(text: &str) -> Result<Self, InvalidIdentities> {
         let lines = (1..).zip(text.lines().map(str::trim));
         let written = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
-        let read = written.map(|(number, line)| line.parse().map_err(|()| InvalidIdentities::Line(number)));
+        let read = written
+            .map(|(number, line)| line.parse::<Identity>().map_err(|()| InvalidIdentities::Line(number)));
         let mut older: Vec<Identity> = read.collect::<Result<_, _>>()?;
         let newest = older.pop().ok_or(InvalidIdentities::None)?;
         Ok(Self { older, newest })
