@@ -37,6 +37,7 @@ const SERVER: &[Package] = &[
     Package { name: "postgresql", provides: "/usr/lib/postgresql" },
     // What is encrypted is decrypted by hand with it.
     Package { name: "age", provides: "/usr/bin/age" },
+    Package { name: "zstd", provides: "/usr/bin/zstd" },
 ];
 /// For what the distribution's may be too old for: incremental backups. The lab's test of them has another version.
 const NEWER_SERVER: &str = "18";

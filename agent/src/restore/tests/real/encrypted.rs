@@ -24,6 +24,36 @@ impl Scene {
         fs::write(self.path("credentials/identity.txt"), lines.join("\n")).unwrap();
     }
 
+    /// Restores as docs/backup-repository.md says, without a line of this project.
+    async fn by_hand(&mut self, backup: &str) -> PathBuf {
+        let data = self.path("by-hand");
+        let of = |path: object_store::path::Path| self.path("store").join(path.as_ref());
+        let (root, key) = (&self.repository.root, self.path("credentials/identity.txt"));
+        let (wal, backup) = (of(root.wal()), of(root.backup(backup)));
+        let (data_dir, wal, backup, key) = (data.display(), wal.display(), backup.display(), key.display());
+        let script = format!(
+            "set -e; mkdir -m 700 {data_dir}
+            for piece in {backup}/base.tar.zst/*.age; do age -d -i {key} \"$piece\"; done | zstd -d | tar -x -C {data_dir}
+            for piece in {backup}/backup_manifest.zst/*.age; do age -d -i {key} \"$piece\"; done | zstd -d > \
+                {data_dir}/backup_manifest
+            touch {data_dir}/recovery.signal"
+        );
+        let output = self.command(Path::new("sh")).arg("-c").arg(script).output().unwrap();
+        assert!(output.status.success(), "{}", said(&output));
+        self.done("pg_verifybackup", &["--no-parse-wal", data.to_str().unwrap()]);
+        let fetch = format!(
+            "restore_command=age -d -i {key} {wal}/$(echo %f | cut -c1-16)/%f.zst.age | zstd -qd > %p"
+        );
+        let client = self.start_with(&data, false, &[&fetch]).await;
+        let ended = "SELECT NOT pg_is_in_recovery()";
+        while !client.query_one(ended, &[]).await.unwrap().get::<_, bool>(0) {
+            sleep(Duration::from_millis(100)).await;
+        }
+        drop(client);
+        self.stop(rustix::process::Signal::INT);
+        data
+    }
+
     /// The files of a backup.
     async fn files(&self, backup: &str) -> Vec<object_store::path::Path> {
         let listed = self.repository.store.list(&self.repository.root.backup(backup)).await.unwrap();
@@ -74,6 +104,9 @@ async fn what_is_encrypted_comes_back_with_its_identity_alone() {
             let data = scene.path(backup).join("pgdata");
             assert_eq!(scene.last_row(&data).await, last);
         }
+
+        let by_hand = scene.by_hand("first").await;
+        assert_eq!(scene.last_row(&by_hand).await, last);
 
         scene.hold(&[SECOND]);
         let newer = scene.restored("newer", RestoreTarget::Latest);
