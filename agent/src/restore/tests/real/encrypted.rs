@@ -27,7 +27,7 @@ impl Scene {
     /// Restores as docs/backup-repository.md says, without a line of this project.
     async fn by_hand(&mut self, backup: &str) -> PathBuf {
         let data = self.path("by-hand");
-        let of = |path: object_store::path::Path| self.path("store").join(path.as_ref());
+        let of = |path: object_store::path::Path| self.path("store").join(path.to_string());
         let (root, key) = (&self.repository.root, self.path("credentials/identity.txt"));
         let (wal, backup) = (of(root.wal()), of(root.backup(backup)));
         let (data_dir, wal, backup, key) = (data.display(), wal.display(), backup.display(), key.display());
@@ -92,7 +92,7 @@ async fn what_is_encrypted_comes_back_with_its_identity_alone() {
             let files = scene.files(backup).await;
             assert!(files.len() > 2, "{files:?}");
             for file in files.iter().filter(|file| file.filename() != Some("backup.json")) {
-                assert_eq!(file.as_ref().ends_with(".age"), encrypted, "{file}");
+                assert_eq!(file.to_string().ends_with(".age"), encrypted, "{file}");
             }
         }
         let latest = scene.restored("latest", RestoreTarget::Latest);
@@ -122,7 +122,8 @@ async fn what_is_encrypted_comes_back_with_its_identity_alone() {
         // An identity is missing where only the WAL needs it: recovery does not end there as if that were the end.
         let wal = scene.restore("wal", RestoreTarget::Latest, Some("plain"));
         assert!(!wal.status.success() && said(&wal).contains("none of the 1 identities"), "{}", said(&wal));
-        let piece = scene.files("second").await.into_iter().find(|file| file.as_ref().contains("base.tar"));
+        let piece =
+            scene.files("second").await.into_iter().find(|file| file.to_string().contains("base.tar"));
         let piece = piece.unwrap();
         let mut contents = scene.repository.store.get(&piece).await.unwrap().unwrap();
         let middle = contents.len() / 2;
