@@ -243,7 +243,6 @@ async fn a_chain_builds_on_what_its_identities_decrypt() {
         let why = scene.back_up_as("b3", 99).await.fallback.unwrap();
         assert!(why.contains("manifest of b2") && why.contains("none of the 1 identities"), "{why}");
         scene.encrypt_with(&[SECOND, FIRST]).await;
-        scene.wait_archived(&client).await;
         drop(client);
         scene.stop(rustix::process::Signal::QUIT);
         let restored = scene.restore("b2", RestoreTarget::Immediate, Some("b2"));
