@@ -21,6 +21,8 @@ use e2e::{
 use proto::api::status::{CONTINUOUS_ARCHIVING, RESTORABLE, RESTORE_PROVEN};
 use serde_json::{Value, json};
 
+#[path = "backup/encryption.rs"]
+mod encryption;
 #[path = "backup/snapshots.rs"]
 mod snapshots;
 
@@ -188,6 +190,7 @@ async fn the_sample_is_backed_up_and_restored_between_two_writes() -> Result<()>
     completed(&copy, "copy-first").await.context("the restored one is backed up to its own place")?;
     refused(&ground).await?;
     wrong_bucket(&database, &ground).await?;
+    encryption::turned_on(&database, &ground).await?;
     ground.clear().await
 }
 

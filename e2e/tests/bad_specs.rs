@@ -89,6 +89,11 @@ fn backups() -> Vec<Bad> {
         bad(encryption(json!({"algorithm": "Kms"})), &["serverSideEncryption", "keyId"]),
         bad(encryption(json!({"algorithm": "Aes256", "keyId": "x"})), &["serverSideEncryption", "keyId"]),
         bad(encryption(json!({"algorithm": "Rot13"})), &["serverSideEncryption.algorithm", "Aes256"]),
+        bad(backup(&json!({"encryption": {}})), &["encryption.secretName", "Required"]),
+        bad(
+            backup(&json!({"encryption": {"secretName": "My Keys"}})),
+            &["encryption.secretName", "name of a Secret"],
+        ),
     ]
 }
 
@@ -291,6 +296,7 @@ fn accepted_at_first() -> Vec<Value> {
             "endpoint": "http://s3.storage.svc:9000", "region": "eu-central-1", "pathStyle": false,
             "credentials": {"secretName": "s3-keys", "customCa": true},
             "serverSideEncryption": {"algorithm": "Kms", "keyId": "arn:aws:kms:eu-central-1:1:key/2"},
+            "encryption": {"secretName": "orders-keys"},
         })),
         backup(&json!({"fullEvery": 1})),
         json!({"version": "17", "backup": {"destination": "s3://my-backups/orders-db", "fullEvery": 14}}),

@@ -10,7 +10,7 @@
 //! | `config` (`ConfigMap`) | [`CONFIG_DIR`] | agent | [`CONFIG_FILE`], a [`crate::wire::config::AgentConfig`] |
 //! | `tls` (Secret) | [`TLS_DIR`] | agent, postgres | `ca.crt`, `tls.crt`, `tls.key` |
 //! | `passwords` (projected Secrets) | [`PASSWORDS_DIR`] | agent | one file per role |
-//! | `backup` (Secret) | [`BACKUP_CREDENTIALS_DIR`] | agent | credentials of the archive's store, if any |
+//! | `backup` (Secret, or two projected) | [`BACKUP_CREDENTIALS_DIR`] | agent | credentials of the archive's store, [`IDENTITIES_FILE`], if any |
 //!
 //! A pod of a Database that begins from a backup has an init container `restore` too, on the PostgreSQL image
 //! and after the sidecar: `agent restore`, with `data` and `run`, [`RESTORE_FILE`] and
@@ -48,8 +48,11 @@ pub const PASSWORDS_DIR: &str = "/etc/matriarch/passwords";
 
 /// Mount point of the credentials of the archive's store, each file optional, read anew when it changes:
 /// `accessKeyId`, `secretAccessKey`, `sessionToken` (S3), `serviceAccount.json` (GCS), `accountKey` (Azure),
-/// `ca.crt`.
+/// `ca.crt`; and [`IDENTITIES_FILE`].
 pub const BACKUP_CREDENTIALS_DIR: &str = "/etc/matriarch/backup";
+/// File among those credentials, and key in its Secret: identities of `age`, a line each, as `age-keygen` writes them.
+/// The last one encrypts, all decrypt.
+pub const IDENTITIES_FILE: &str = "identity.txt";
 /// Socket on which the sidecar takes WAL files from the server's `archive_command`.
 pub const ARCHIVE_SOCKET: &str = "/var/run/postgresql/archive.sock";
 /// What to restore: a [`crate::wire::backup::RestoreConfig`].

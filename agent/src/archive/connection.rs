@@ -176,6 +176,6 @@ async fn try_out(repository: &Repository) -> Result<(), CheckError> {
     }
     match store.get_json::<Description>(&path).await? {
         Some(found) if found.format != FORMAT => Err(CheckError::Format(found.format)),
-        _ => Ok(()),
+        _ => Ok(store.try_identities(&root.identities_test()).await?),
     }
 }

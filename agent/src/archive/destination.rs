@@ -16,10 +16,16 @@ use object_store::{
     local::LocalFileSystem,
     path::Path,
 };
-use proto::wire::backup::{ArchiveConfig, ServerSideEncryption};
+use proto::{
+    pod::IDENTITIES_FILE,
+    wire::backup::{ArchiveConfig, ServerSideEncryption},
+};
 use url::Url;
 
-use super::store::Store;
+use super::{
+    age::{Identities, InvalidIdentities},
+    store::Store,
+};
 
 /// Stores answer within a round trip or two.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -58,6 +64,15 @@ pub(crate) enum DestinationError {
     /// Promised, but not there.
     #[error("a custom certificate authority was promised, but the credentials hold no usable ca.crt")]
     Authority,
+    /// Promised, but not there.
+    #[error(
+        "encryption was asked for, but its Secret is missing or has no key identity.txt: make one with age-keygen; \
+         until then nothing is written"
+    )]
+    NoIdentities,
+    /// There, but useless.
+    #[error("cannot use the identities for encryption")]
+    Identities(#[from] InvalidIdentities),
     /// The library does not take it.
     #[error("cannot use the destination")]
     Build(#[source] object_store::Error),
@@ -114,7 +129,12 @@ pub(crate) fn open(
         "file" if host.is_empty() && !prefix.is_empty() => (local(url.path())?, ""),
         _ => return Err(form()),
     };
-    Ok((Store::new(objects), Path::from(prefix)))
+    let mut store = Store::new(objects);
+    if config.encrypted {
+        let text = credentials.get(IDENTITIES_FILE).ok_or(DestinationError::NoIdentities)?;
+        store = store.encrypting(Identities::parse(text)?);
+    }
+    Ok((store, Path::from(prefix)))
 }
 
 fn s3(
@@ -232,6 +252,7 @@ fn retry() -> RetryConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::archive::age::tests::FIRST;
 
     fn config(destination: &str) -> ArchiveConfig {
         ArchiveConfig {
@@ -242,6 +263,7 @@ mod tests {
             allow_http: false,
             custom_ca: false,
             server_side_encryption: None,
+            encrypted: false,
         }
     }
 
@@ -275,6 +297,21 @@ mod tests {
     fn a_promised_authority_must_be_there() {
         let promised = ArchiveConfig { custom_ca: true, ..config("s3://bucket") };
         assert!(matches!(open(&promised, &Credentials::default()), Err(DestinationError::Authority)));
+    }
+
+    #[test]
+    fn nothing_is_opened_plainly_that_is_to_be_encrypted() {
+        let encrypted = ArchiveConfig { encrypted: true, ..config("file:///tmp") };
+        let with = |text: &str| {
+            let files = BTreeMap::from([(IDENTITIES_FILE.to_owned(), text.to_owned())]);
+            open(&encrypted, &Credentials(files)).map(|(store, _)| store.encrypts())
+        };
+        assert!(matches!(open(&encrypted, &Credentials::default()), Err(DestinationError::NoIdentities)));
+        assert!(matches!(with(""), Err(DestinationError::NoIdentities)));
+        assert!(matches!(with("secret"), Err(DestinationError::Identities(InvalidIdentities::Line(1)))));
+        assert!(with(FIRST).unwrap());
+        let plain = open(&config("file:///tmp"), &Credentials::default()).unwrap().0;
+        assert!(!plain.encrypts());
     }
 
     #[test]

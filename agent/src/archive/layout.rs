@@ -3,7 +3,10 @@
 use object_store::path::Path;
 use proto::postgres::SystemIdentifier;
 
-use super::names::WalName;
+use super::{
+    names::{Segment, WalName},
+    store::sealed::plain_name,
+};
 
 /// Folder of one database cluster's WAL and backups, below the destination. The Database's UID and the system
 /// identifier are both in it: neither a restored copy nor a namesake writes into it.
@@ -45,6 +48,11 @@ impl Root {
     /// Latest time that can be restored to.
     pub(crate) fn latest(&self) -> Path {
         self.path().join("latest.json")
+    }
+
+    /// What tells whether the identities are still the same; `age -d` decrypts it.
+    pub(crate) fn identities_test(&self) -> Path {
+        self.path().join("identities.age")
     }
 
     /// All WAL.
@@ -98,6 +106,11 @@ impl Root {
     }
 }
 
+/// The whole segment that an object is, encrypted or not.
+pub(crate) fn segment_of(path: &Path) -> Option<Segment> {
+    plain_name(path.filename()?).strip_suffix(".zst")?.parse().ok()
+}
+
 /// Whether this can name a backup: it becomes a folder.
 pub(crate) fn is_backup_name(name: &str) -> bool {
     let valid = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'.';
@@ -131,6 +144,18 @@ mod tests {
         assert_eq!(root.snapshot_file("b1").to_string(), "a/b/uid/7/snapshot/b1.json");
         assert_eq!(root.backup_file("b1").to_string(), "a/b/uid/7/backup/b1/backup.json");
         assert_eq!(root.relative(), "uid/7");
+    }
+
+    #[test]
+    fn segments_are_known_in_either_form() {
+        let of = |path: &str| segment_of(&Path::from(path)).map(|segment| segment.to_string());
+        let name = "000000020000000100000003";
+        for suffix in [".zst", ".zst.age"] {
+            assert_eq!(of(&format!("wal/0000000200000001/{name}{suffix}")).as_deref(), Some(name));
+        }
+        for other in [".partial.db-1.zst", ".00000028.backup", ".age", ""] {
+            assert_eq!(of(&format!("wal/{name}{other}")), None, "{other}");
+        }
     }
 
     #[test]

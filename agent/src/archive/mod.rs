@@ -4,10 +4,12 @@
 //! |---|---|
 //! | [`names`], [`header`], [`layout`] | what is archived, and where: pure |
 //! | [`store`], [`destination`], [`connection`] | the object store, its credentials, whether it works |
+//! | [`age`], [`store::sealed`] | encryption, and which objects are encrypted |
 //! | [`command`], [`message`], [`serving`] | from the server's `archive_command` to the sidecar |
 //! | [`push`] | one file, exactly once |
 //! | [`gap`], [`upkeep`] | what earlier primaries left, what standbys keep for that, what the status says |
 
+pub(crate) mod age;
 pub(crate) mod command;
 pub(crate) mod connection;
 pub(crate) mod destination;

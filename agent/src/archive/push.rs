@@ -2,7 +2,8 @@
 //!
 //! The server may offer a file twice, an earlier write may have landed although its answer was lost, and two
 //! servers that both believe to be primary may offer different files of one name. So a file is written only
-//! where there is none, and one that is there is compared by what it says uncompressed.
+//! where there is none, and one that is there is compared by what it says decrypted and uncompressed: no two files
+//! that were encrypted are alike.
 
 use proto::wire::backup::ArchiveFailure;
 use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
@@ -23,7 +24,7 @@ pub(crate) struct WalFile {
     pub(crate) name: WalName,
     /// Of the uncompressed contents.
     pub(crate) fingerprint: Fingerprint,
-    /// As it is stored: compressed, except for the small text files.
+    /// As it is stored, or encrypted before: compressed, except for the small text files.
     pub(crate) stored: Vec<u8>,
 }
 
@@ -89,14 +90,17 @@ pub(crate) async fn push(store: &Store, root: &Root, pod: &str, file: WalFile) -
     let name = file.name.clone();
     let failed = |source| PushError::Store { name: name.clone(), source };
     let path = root.wal_file(&file.name, pod);
-    if matches!(file.name, WalName::Partial(_)) {
+    let written = match file.name {
         // Its end is whatever lay in the file: it may differ each time, and nothing reads it by itself.
-        return store.put(&path, file.stored).await.map_err(failed);
-    }
-    if store.put_new(&path, file.stored).await.map_err(failed)? == Written::New {
+        WalName::Partial(_) => store.put_sealed(&path, file.stored).await.map(|()| Written::New),
+        // Read wherever backups are listed, which needs no identity.
+        WalName::History(_) => store.put_new(&path, file.stored).await,
+        WalName::Segment(_) | WalName::BackupLabel(..) => store.put_new_sealed(&path, file.stored).await,
+    };
+    if written.map_err(failed)? == Written::New {
         return Ok(());
     }
-    let Some(there) = store.get(&path).await.map_err(failed)? else {
+    let Some(there) = store.get_either(&path).await.map_err(failed)? else {
         return Err(PushError::Vanished { name });
     };
     let compressed = matches!(file.name, WalName::Segment(_));

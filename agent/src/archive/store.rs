@@ -3,6 +3,8 @@
 //! Failure modes: each call is retried for a short while by the library (5xx, 429, broken connections); what
 //! still fails is an error here and tried again by whoever wanted it, with fresh credentials.
 
+pub(crate) mod sealed;
+
 use std::{
     sync::{
         Arc,
@@ -18,6 +20,8 @@ use object_store::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::time::timeout;
+
+use super::age::{AgeError, Identities};
 
 /// A whole call with its retries. Longer than the library's own limit, which ends it in order.
 const CALL_TIMEOUT: Duration = Duration::from_mins(2);
@@ -75,6 +79,21 @@ pub(crate) enum StoreError {
         /// What is wrong.
         message: String,
     },
+    /// An object is for others, or not as it was written.
+    #[error("cannot encrypt or decrypt {path}")]
+    Sealed {
+        /// Which.
+        path: String,
+        /// Why not.
+        source: AgeError,
+    },
+}
+
+impl StoreError {
+    /// Whether another try comes to the same.
+    pub(crate) fn is_lasting(&self) -> bool {
+        matches!(self, Self::Contents { .. } | Self::Sealed { .. })
+    }
 }
 
 /// What a conditional write came to.
@@ -92,12 +111,14 @@ pub(crate) struct Store {
     objects: Arc<dyn ObjectStore>,
     /// Some stores ignore the condition of a write.
     conditional: Arc<AtomicBool>,
+    /// What is encrypted is encrypted with these.
+    identities: Option<Arc<Identities>>,
 }
 
 impl Store {
     /// Around the library's.
     pub(crate) fn new(objects: Arc<dyn ObjectStore>) -> Self {
-        Self { objects, conditional: Arc::new(AtomicBool::new(true)) }
+        Self { objects, conditional: Arc::new(AtomicBool::new(true)), identities: None }
     }
 
     /// From now on, looks before it writes: this store ignores conditions.

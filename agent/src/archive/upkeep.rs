@@ -26,6 +26,7 @@ use super::{
     Archive,
     connection::{Connection, Repository},
     gap::{self, Search},
+    layout::segment_of,
     names::{Segment, SegmentSize, WalName},
     push::{self, PushError, WalFile},
     store::StoreError,
@@ -319,6 +320,5 @@ impl UpkeepTask {
 
 async fn archived_in(repository: &Repository, folder: &str) -> Result<Vec<Segment>, StoreError> {
     let objects = repository.store.list(&repository.root.wal().join(folder)).await?;
-    let name = |path: &object_store::path::Path| path.filename()?.strip_suffix(".zst")?.parse().ok();
-    Ok(objects.iter().filter_map(|object| name(&object.location)).collect())
+    Ok(objects.iter().filter_map(|object| segment_of(&object.location)).collect())
 }

@@ -163,6 +163,7 @@ pub(crate) mod tests {
             archives: Vec::new(),
             checksums: Some(true),
             data_bytes: None,
+            encrypted: false,
         }
     }
 

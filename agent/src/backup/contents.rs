@@ -27,6 +27,9 @@ pub(crate) struct Contents {
     /// server did not tell them either.
     #[serde(default)]
     pub(crate) data_bytes: Option<u64>,
+    /// Whether its pieces are encrypted: then each ends with `.age`.
+    #[serde(default)]
+    pub(crate) encrypted: bool,
 }
 
 /// One archive: `<name>.zst/<number>`, in order.

@@ -101,8 +101,12 @@ impl Run<'_> {
         server.begin_upload().await.map_err(BackupError::from).map_err(not_incremental)?;
         for number in 0..manifest.pieces {
             let path = self.repository.root.piece(name, MANIFEST, number);
-            let frame = self.repository.store.get(&path).await?;
-            let frame = frame.ok_or_else(|| lost("is missing in the repository"))?;
+            let frame = match self.repository.store.get_as(&path, parent.encrypted).await {
+                Err(error) if error.is_lasting() => {
+                    return Err(lost(&format!("is of no use: {}", Chain(&error))));
+                }
+                frame => frame?.ok_or_else(|| lost("is missing in the repository"))?,
+            };
             let piece = tokio::task::spawn_blocking(move || frame::decompress(&frame)).await;
             let piece =
                 piece.ok().and_then(Result::ok).ok_or_else(|| lost("is damaged in the repository"))?;

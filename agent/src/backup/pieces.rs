@@ -1,5 +1,5 @@
-//! From a stream of bytes to objects: pieces of equal size, each compressed by itself and written while the next
-//! ones are read. Bounded memory, no scratch disk; a write that fails is repeated without reading anything anew.
+//! From a stream of bytes to objects: pieces of equal size, each compressed (and encrypted) by itself and written while
+//! the next ones are read. Bounded memory, no scratch disk; a write that fails is repeated without reading anything anew.
 
 use std::{mem, sync::Arc, time::Duration};
 
@@ -132,18 +132,24 @@ impl Pieces {
         let (store, path) = (self.store.clone(), (self.path)(self.sizes.pieces));
         self.sizes.pieces += 1;
         self.writing.spawn(async move {
-            let compressed = tokio::task::spawn_blocking(move || {
-                frame::compress(&piece).map(|mut frame| {
-                    frame.shrink_to_fit();
-                    frame
-                })
-            });
-            let frame = compressed.await.map_err(|_| PieceError::GivenUp)?.map_err(PieceError::Compress)?;
-            let stored = write_patiently(&store, &path, frame.into()).await?;
+            let sealing = store.clone();
+            let packed = tokio::task::spawn_blocking(move || pack(&sealing, path, piece));
+            let (path, packed) = packed.await.map_err(|_| PieceError::GivenUp)??;
+            let stored = write_patiently(&store, &path, packed.into()).await?;
             drop(permit);
             Ok(stored)
         });
     }
+}
+
+/// What is written of a piece, and where. The piece is let go before there is a third copy of it.
+fn pack(store: &Store, path: Path, piece: Vec<u8>) -> Result<(Path, Vec<u8>), PieceError> {
+    let mut frame = frame::compress(&piece).map_err(PieceError::Compress)?;
+    drop(piece);
+    if !store.encrypts() {
+        frame.shrink_to_fit();
+    }
+    Ok(store.seal(path, frame)?)
 }
 
 async fn write_patiently(store: &Store, path: &Path, frame: Bytes) -> Result<u64, PieceError> {

@@ -23,7 +23,7 @@ use crate::{
     archive::{
         connection::Repository,
         names::{Segment, SegmentSize, WalName},
-        store::StoreError,
+        store::{StoreError, sealed::plain_name},
     },
     chain::Chain,
     supervisor::history::Histories,
@@ -189,7 +189,7 @@ async fn superfluous_wal(
 
 /// The WAL file that an object is, without what the repository adds to its name.
 fn file_name(path: &Path) -> Option<WalName> {
-    let name = path.filename()?;
+    let name = plain_name(path.filename()?);
     let name = name.strip_suffix(".zst").unwrap_or(name);
     match name.split_once(".partial.") {
         Some((segment, _)) => segment.parse().map(WalName::Partial).ok(),

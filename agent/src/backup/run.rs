@@ -145,6 +145,7 @@ impl Run<'_> {
             archives: copied.archives,
             checksums: Some(checksums),
             data_bytes: self.data_bytes().await,
+            encrypted: self.repository.store.encrypts(),
         };
         self.repository.store.put_json(&self.repository.root.backup_file(name), &contents).await?;
         Ok(summary)
@@ -213,7 +214,7 @@ impl Run<'_> {
         let mut switch_at = Instant::now();
         for name in needed(start, stop, size) {
             let path = self.repository.root.wal_file(&name, self.pod);
-            while !self.repository.store.exists(&path).await? {
+            while !self.repository.store.exists_as_either(&path).await? {
                 if Instant::now() >= deadline {
                     return Err(BackupError::Wal(name.to_string()));
                 }

@@ -145,7 +145,7 @@ impl Fetching {
             return Ok(None);
         }
         patiently(|| async {
-            match self.repository.store.get(&self.path(&WalName::Segment(segment))).await? {
+            match self.repository.store.get_either(&self.path(&WalName::Segment(segment))).await? {
                 Some(frame) => decode(segment, frame, &self.repository).await.map(Some),
                 None => Ok(None),
             }
@@ -168,7 +168,8 @@ async fn planned(repository: &Repository, segment: Segment) -> Fetched {
     let name = WalName::Segment(segment);
     let path = repository.root.wal_file(&name, "");
     patiently(|| async {
-        let frame = repository.store.get(&path).await?.ok_or_else(|| FetchError::Lost(name.clone()))?;
+        let frame = repository.store.get_either(&path).await?;
+        let frame = frame.ok_or_else(|| FetchError::Lost(name.clone()))?;
         decode(segment, frame, repository).await.map(Some)
     })
     .await
@@ -193,6 +194,7 @@ async fn patiently<F: Future<Output = Fetched>>(attempt: impl Fn() -> F) -> Fetc
     let deadline = Instant::now() + PATIENCE;
     loop {
         match attempt().await {
+            Err(FetchError::Store(error)) if error.is_lasting() => return Err(error.into()),
             Err(error @ (FetchError::Store(_) | FetchError::Lost(_))) if Instant::now() < deadline => {
                 tracing::warn!(error = %Chain(&error), "fetching WAL is tried again");
                 sleep(RETRY_AFTER).await;

@@ -7,7 +7,7 @@ use proto::{postgres::SystemIdentifier, wire::backup::RestoreConfig};
 use super::choose::Known;
 use crate::{
     archive::{
-        layout::Root,
+        layout::{Root, segment_of},
         store::{Store, StoreError},
         upkeep::Latest,
     },
@@ -67,13 +67,12 @@ pub(crate) async fn known(store: &Store, root: &Root) -> Result<Known, ReadError
     let wal = root.wal();
     let (backups, histories, objects) =
         tokio::try_join!(catalog::backups(store, root), catalog::histories(store, root), store.list(&wal))?;
-    let segment = |path: &Path| path.filename()?.strip_suffix(".zst")?.parse().ok();
     let written = objects.iter().map(|object| object.last_modified.timestamp()).max();
     let latest: Option<Latest> = store.get_json(&root.latest()).await?;
     Ok(Known {
         backups,
         histories,
-        segments: objects.iter().filter_map(|object| segment(&object.location)).collect(),
+        segments: objects.iter().filter_map(|object| segment_of(&object.location)).collect(),
         // Stores tell whole seconds.
         archived_until: written.and_then(|seconds| Timestamp::from_second(seconds + 1).ok()),
         latest: latest.map(|latest| latest.time),

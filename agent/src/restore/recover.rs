@@ -348,8 +348,9 @@ async fn follow(stderr: ChildStderr, said: Arc<Mutex<Vec<String>>>) {
     let mut lines = BufReader::new(stderr).lines();
     while let Ok(Some(line)) = lines.next_line().await {
         tracing::info!(program = "postgres", "{line}");
-        let explains =
-            ["FATAL:", "PANIC:", "last completed transaction"].iter().any(|mark| line.contains(mark));
+        let explains = ["FATAL:", "PANIC:", "last completed transaction", "wal fetch "]
+            .iter()
+            .any(|mark| line.contains(mark));
         if explains {
             let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
             said.push(line);

@@ -62,7 +62,10 @@ pub(crate) enum SnapshotError {
 
 /// What the repository says of it.
 pub(super) async fn entry(store: &Store, root: &Root, name: &str) -> Result<Entry, SnapshotError> {
-    entry::entry(store, root, name).await?.ok_or_else(|| SnapshotError::Unknown(name.to_owned()))
+    let found = entry::entry(store, root, name).await?;
+    let found = found.ok_or_else(|| SnapshotError::Unknown(name.to_owned()))?;
+    let label = store.open_text(&root.snapshot_file(name), &found.label)?;
+    Ok(Entry { label, ..found })
 }
 
 /// Whether the volume's data has been made of the snapshot already.

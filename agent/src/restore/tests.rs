@@ -12,6 +12,7 @@ fn config(completed: bool) -> RestoreConfig {
             allow_http: false,
             custom_ca: false,
             server_side_encryption: None,
+            encrypted: false,
         },
         database_uid: None,
         system_identifier: None,

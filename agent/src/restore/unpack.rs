@@ -78,7 +78,7 @@ pub(crate) async fn unpack(
     let failed = |source| UnpackError::Unpack { archive: "it".to_owned(), into: into.to_owned(), source };
     fs::DirBuilder::new().mode(0o700).create(into).map_err(failed)?;
     for archive in &backup.archives {
-        unpack_one(store, root, &backup.summary.name, archive, into, &on_bytes).await?;
+        unpack_one(store, root, backup, archive, into, &on_bytes).await?;
     }
     Ok(())
 }
@@ -86,7 +86,7 @@ pub(crate) async fn unpack(
 async fn unpack_one(
     store: &Store,
     root: &Root,
-    backup: &str,
+    backup: &Contents,
     archive: &ArchiveContents,
     into: &Path,
     on_bytes: &(impl Fn(u64) + Sync),
@@ -102,7 +102,8 @@ async fn unpack_one(
         unpacked.map_err(|source| UnpackError::Unpack { archive: name, into: target, source })
     });
     let fetches = futures::stream::iter(0..archive.pieces)
-        .map(|number| fetch(store, root.piece(backup, &archive.name, number)))
+        .map(|number| root.piece(&backup.summary.name, &archive.name, number))
+        .map(|path| fetch(store, path, backup.encrypted))
         .buffered(FETCHES);
     let mut fetches = std::pin::pin!(fetches);
     let mut arrived = Ok(());
@@ -126,13 +127,17 @@ async fn unpack_one(
     arrived.and(unpacked)
 }
 
-async fn fetch(store: &Store, path: object_store::path::Path) -> Result<Vec<u8>, UnpackError> {
+async fn fetch(
+    store: &Store,
+    path: object_store::path::Path,
+    encrypted: bool,
+) -> Result<Vec<u8>, UnpackError> {
     let deadline = Instant::now() + PATIENCE;
     let frame = loop {
-        match store.get(&path).await {
+        match store.get_as(&path, encrypted).await {
             Ok(Some(frame)) => break frame,
             Ok(None) => return Err(UnpackError::Missing(path.to_string())),
-            Err(error) if Instant::now() >= deadline => return Err(error.into()),
+            Err(error) if error.is_lasting() || Instant::now() >= deadline => return Err(error.into()),
             Err(error) => tracing::warn!(error = %Chain(&error), "a piece of the backup is tried again"),
         }
         sleep(RETRY_AFTER).await;

@@ -33,7 +33,12 @@ const UNIT_TESTED: &[&str] = &["agent", "e2e", "operator", "proto"];
 /// The test binaries that start a PostgreSQL server on this machine.
 const SERVER_TESTED: &[&str] = &["supervisor"];
 /// Their server, of whatever version the distribution has.
-const SERVER: &[Package] = &[Package { name: "postgresql", provides: "/usr/lib/postgresql" }];
+const SERVER: &[Package] = &[
+    Package { name: "postgresql", provides: "/usr/lib/postgresql" },
+    // What is encrypted is decrypted by hand with it.
+    Package { name: "age", provides: "/usr/bin/age" },
+    Package { name: "zstd", provides: "/usr/bin/zstd" },
+];
 /// For what the distribution's may be too old for: incremental backups. The lab's test of them has another version.
 const NEWER_SERVER: &str = "18";
 /// Some twenty tests that start and stop servers.

@@ -319,7 +319,7 @@ mod tests {
             completed: false,
         };
         let credentials = Some("s3-keys".to_owned());
-        let restore = RestoreShape { config, credentials, volume_snapshot: None };
+        let restore = RestoreShape { config, credentials, encryption: None, volume_snapshot: None };
         let shape = Shape { restore: Some(restore.clone()), ..fixtures::shape() };
         let map = children(&cluster, &shape).restore_map.unwrap();
         assert_eq!(recorded_restore(&map), Some(restore));
@@ -340,6 +340,7 @@ mod tests {
         let restore = RestoreShape {
             config: serde_json::from_value(config).unwrap(),
             credentials: None,
+            encryption: None,
             volume_snapshot: Some("old-20260301t030000z-01d-1".to_owned()),
         };
         let shape = Shape { restore: Some(restore.clone()), ..fixtures::shape() };

@@ -17,14 +17,17 @@ use crate::{cluster::Cluster, volume_snapshot::data_source};
 
 /// Annotation on the ConfigMap: name of the Secret that opens the source's store.
 const ANNOTATION_CREDENTIALS: &str = "db.example.com/credentials";
+/// Annotation on the ConfigMap: name of the Secret that decrypts what lies there.
+const ANNOTATION_ENCRYPTION: &str = "db.example.com/encryption";
 /// Annotation on the ConfigMap: name of the VolumeSnapshot that holds the data.
 const ANNOTATION_VOLUME_SNAPSHOT: &str = "db.example.com/volume-snapshot";
 
-/// What to restore, and the Secret that opens its store.
+/// What to restore, and the Secrets that open its store and decrypt what lies there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RestoreShape {
     pub(crate) config: RestoreConfig,
     pub(crate) credentials: Option<String>,
+    pub(crate) encryption: Option<String>,
     /// The VolumeSnapshot that the first instance's volume is made of.
     pub(crate) volume_snapshot: Option<String>,
 }
@@ -39,6 +42,7 @@ pub(super) fn restore_map(cluster: &Cluster, restore: &RestoreShape) -> ConfigMa
     let mut metadata = cluster.owned(restore_name(cluster));
     let annotations = [
         (ANNOTATION_CREDENTIALS, &restore.credentials),
+        (ANNOTATION_ENCRYPTION, &restore.encryption),
         (ANNOTATION_VOLUME_SNAPSHOT, &restore.volume_snapshot),
     ];
     let annotations =
@@ -59,6 +63,7 @@ pub(crate) fn recorded_restore(map: &ConfigMap) -> Option<RestoreShape> {
     Some(RestoreShape {
         config: serde_json::from_str(json).ok()?,
         credentials: map.annotations().get(ANNOTATION_CREDENTIALS).cloned(),
+        encryption: map.annotations().get(ANNOTATION_ENCRYPTION).cloned(),
         volume_snapshot: map.annotations().get(ANNOTATION_VOLUME_SNAPSHOT).cloned(),
     })
 }

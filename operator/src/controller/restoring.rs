@@ -148,6 +148,7 @@ fn shape(store: &Store, uid: Option<String>, system_identifier: Option<SystemIde
             completed: false,
         },
         credentials: store.credentials.clone(),
+        encryption: store.encryption.clone(),
         volume_snapshot: None,
     }
 }
@@ -161,8 +162,9 @@ fn nowhere() -> RestoreShape {
         allow_http: false,
         custom_ca: false,
         server_side_encryption: None,
+        encrypted: false,
     };
-    let store = Store { archive: source, credentials: None };
+    let store = Store { archive: source, credentials: None, encryption: None };
     let mut shape = shape(&store, None, None);
     shape.config.completed = true;
     shape
@@ -190,7 +192,11 @@ mod tests {
     }
 
     fn store() -> Value {
-        json!({"destination": "s3://bucket/old", "credentials": {"secretName": "keys"}})
+        json!({
+            "destination": "s3://bucket/old",
+            "credentials": {"secretName": "keys"},
+            "encryption": {"secretName": "identities"},
+        })
     }
 
     fn restored(beginning: &Beginning) -> RestoreShape {
@@ -202,6 +208,8 @@ mod tests {
         let observed = Observed { restore_source: Some(source(&store())), ..Observed::default() };
         let shape = restored(&beginning(&restoring(&json!({"database": "old"})), &observed, false));
         assert_eq!(shape.credentials.as_deref(), Some("keys"));
+        assert_eq!(shape.encryption.as_deref(), Some("identities"));
+        assert!(shape.config.source.encrypted);
         assert_eq!(shape.config.source.destination, "s3://bucket/old");
         assert_eq!(shape.config.database_uid.as_deref(), Some("01d"));
         assert_eq!(shape.config.system_identifier, Some(SystemIdentifier(77)));
@@ -219,6 +227,7 @@ mod tests {
         let later = Observed { restore_map: recorded, ..Observed::default() };
         let again = restored(&beginning(&cluster, &later, true));
         assert_eq!(again.credentials.as_deref(), Some("keys"));
+        assert_eq!(again.encryption.as_deref(), Some("identities"));
         assert_eq!(again.config.database_uid.as_deref(), Some("01d"));
         assert!(again.config.completed);
     }

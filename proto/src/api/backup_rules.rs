@@ -88,6 +88,14 @@ pub fn secret_is_a_name() -> Rule {
 }
 
 /// As every object.
+pub fn encryption_secret_is_a_name() -> Rule {
+    rule(
+        "self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')",
+        "encryption.secretName must be the name of a Secret in the namespace of the Database",
+    )
+}
+
+/// As every object.
 pub fn snapshot_class_is_a_name() -> Rule {
     rule(
         "self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')",

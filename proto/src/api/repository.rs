@@ -82,6 +82,11 @@ pub struct BackupPolicy {
     /// How the S3 store encrypts what it is given. Default: as the bucket says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_side_encryption: Option<ServerSideEncryption>,
+
+    /// Encrypts the data before the store gets it, with keys that the store never sees. Who loses them loses the
+    /// backups. What was stored before stays as it is, and readable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<Encryption>,
 }
 
 fn yes() -> bool {
@@ -114,6 +119,17 @@ pub struct Credentials {
     /// Whether the store's certificate is signed by the CA in the Secret's key `ca.crt`, and not by a public one.
     #[serde(default)]
     pub custom_ca: bool,
+}
+
+/// Where the keys are.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Encryption {
+    /// Secret of the same namespace with the key `identity.txt`: identities of the program age, a line each, as
+    /// `age-keygen` writes them. The last one encrypts, all decrypt. A changed one is read without a restart.
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = rules::encryption_secret_is_a_name())]
+    pub secret_name: String,
 }
 
 /// How the store encrypts.
@@ -208,6 +224,10 @@ pub struct Repository {
     /// As in `spec.backup`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<Credentials>,
+
+    /// As in `spec.backup` of the source. Without it only what is not encrypted can be restored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<Encryption>,
 }
 
 /// Up to where: exactly one of these.

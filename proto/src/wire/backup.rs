@@ -56,6 +56,10 @@ pub struct ArchiveConfig {
     /// S3: how the store encrypts; the bucket's default if absent.
     #[serde(default)]
     pub server_side_encryption: Option<ServerSideEncryption>,
+    /// Whether agents encrypt what they write, with the identities in [`crate::pod::IDENTITIES_FILE`] among the
+    /// credentials.
+    #[serde(default)]
+    pub encrypted: bool,
 }
 
 /// Encryption by the S3 server.

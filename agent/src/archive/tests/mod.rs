@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use super::{
     Archive,
+    age::tests::{FIRST, SECOND, identities},
     command::WalCommand,
     connection::{Connection, Repository},
     header,
@@ -123,6 +124,52 @@ async fn a_lost_answer_is_no_conflict_and_no_failure_is_a_success() {
         assert!(!error.failure().conflict, "{fault:?}: {error}");
         put(&store, SEGMENT, &segment(SEGMENT)).await.unwrap();
     }
+}
+
+/// No two encrypted files are alike, so what they say is compared.
+#[tokio::test]
+async fn an_encrypted_file_is_compared_by_what_it_says() {
+    for name in [SEGMENT, "00000003.history", "000000020000000000000003.00000028.backup"] {
+        let faulty = Faulty::default();
+        let plain = faulty.store();
+        let (first, second) = (plain.clone().encrypting(identities(&[FIRST])), identities(&[FIRST, SECOND]));
+        let second = plain.clone().encrypting(second);
+        let put = async |store: &Store, contents: Vec<u8>| {
+            push(store, &root(), "db-0", file(name, &contents)).await
+        };
+        put(&first, segment(SEGMENT)).await.unwrap();
+        put(&first, segment(SEGMENT)).await.unwrap();
+        put(&second, segment(SEGMENT)).await.unwrap();
+        assert!(put(&second, other_segment(SEGMENT)).await.unwrap_err().failure().conflict, "{name}");
+        let listed = plain.list(&root().wal()).await.unwrap();
+        let encrypted = !name.ends_with("history");
+        assert_eq!(listed[0].location.extension() == Some("age"), encrypted, "{}", listed[0].location);
+        assert_eq!(listed.len(), 1);
+    }
+}
+
+/// Members read a changed Secret at different times.
+#[tokio::test]
+async fn a_file_that_cannot_be_decrypted_yet_is_no_conflict() {
+    let faulty = Faulty::default();
+    let newer = faulty.store().encrypting(identities(&[SECOND]));
+    push(&newer, &root(), "db-0", file(SEGMENT, &segment(SEGMENT))).await.unwrap();
+    let older = faulty.store().encrypting(identities(&[FIRST]));
+    let error = push(&older, &root(), "db-0", file(SEGMENT, &segment(SEGMENT))).await.unwrap_err();
+    assert!(!error.failure().conflict, "{error}");
+    assert!(error.failure().message.contains("none of the 1 identities"), "{}", error.failure().message);
+}
+
+/// What was archived before encryption was turned on stays as it is, and counts.
+#[tokio::test]
+async fn a_plain_file_is_not_archived_again_encrypted() {
+    let faulty = Faulty::default();
+    put(&faulty, SEGMENT, &segment(SEGMENT)).await.unwrap();
+    let store = faulty.store().encrypting(identities(&[FIRST]));
+    push(&store, &root(), "db-0", file(SEGMENT, &segment(SEGMENT))).await.unwrap();
+    assert_eq!(faulty.writes(), 1);
+    let conflict = push(&store, &root(), "db-0", file(SEGMENT, &other_segment(SEGMENT))).await;
+    assert!(conflict.unwrap_err().failure().conflict);
 }
 
 #[tokio::test]

@@ -146,6 +146,11 @@ async fn snapshots_go_with_what_is_older_than_the_last_one_in_the_store_and_keep
 fn objects_are_known_by_their_names() {
     let of = |name: &str| file_name(&Path::from(name)).map(|name| name.to_string());
     assert_eq!(of("a/000000010000000000000003.zst").as_deref(), Some("000000010000000000000003"));
+    assert_eq!(of("a/000000010000000000000003.zst.age").as_deref(), Some("000000010000000000000003"));
+    assert_eq!(
+        of("a/000000010000000000000003.00000028.backup.age").as_deref(),
+        Some("000000010000000000000003.00000028.backup")
+    );
     assert_eq!(
         of("a/000000010000000000000003.partial.db-1.zst").as_deref(),
         Some("000000010000000000000003.partial")

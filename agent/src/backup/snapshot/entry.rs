@@ -33,7 +33,8 @@ pub(crate) struct Entry {
     pub(crate) data_id: DataId,
     /// Name of the VolumeSnapshot.
     pub(crate) volume_snapshot: String,
-    /// To be put into the data directory as `backup_label`.
+    /// To be put into the data directory as `backup_label`, unless it is encrypted: then it is text that `age`
+    /// decrypts.
     pub(crate) label: String,
 }
 
@@ -48,6 +49,7 @@ impl Entry {
             archives: Vec::new(),
             checksums: None,
             data_bytes: None,
+            encrypted: false,
         }
     }
 }

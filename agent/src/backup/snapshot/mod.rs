@@ -29,7 +29,7 @@ use tokio::{sync::watch, time::timeout};
 
 use super::run::{BackupError, Run};
 use crate::{
-    archive::names::SegmentSize,
+    archive::{connection::Repository, names::SegmentSize},
     sql::{archiving, backup_mode::BackupMode},
 };
 
@@ -74,16 +74,18 @@ impl Run<'_> {
         });
         self.await_wal(copied.start, copied.stop, size).await?;
         let summary = self.summary_of_snapshot(name, &copied, (started_at, stopped_at));
+        let Repository { store, root } = self.repository;
+        let path = root.snapshot_file(name);
         let entry = Entry {
             format: FORMAT,
             summary: summary.clone(),
-            system_identifier: self.repository.root.system_identifier(),
+            system_identifier: root.system_identifier(),
             wal_segment_size: size.0,
             data_id: copied.data_id,
             volume_snapshot: copied.taken.volume_snapshot,
-            label: copied.label,
+            label: store.seal_text(&path, &copied.label)?,
         };
-        self.repository.store.put_json(&self.repository.root.snapshot_file(name), &entry).await?;
+        store.put_json(&path, &entry).await?;
         Ok(summary)
     }
 

@@ -40,6 +40,7 @@ use crate::{
 };
 
 mod chain;
+mod encrypted;
 mod snapshot;
 
 const NOBODY: u32 = 65534;
@@ -285,10 +286,12 @@ impl Scene {
             give(path);
         }
         wanted.source.destination = format!("file://{}", self.path("store").display());
+        let credentials = self.path("credentials");
+        wanted.source.encrypted = credentials.exists();
         let path = self.path(&format!("{volume}.json"));
         fs::write(&path, serde_json::to_string(&wanted).unwrap()).unwrap();
         let mut command = self.command(&self.path("agent"));
-        command.arg(verb).arg("--config").arg(&path).arg("--credentials").arg("/nonexistent");
+        command.arg(verb).arg("--config").arg(&path).arg("--credentials").arg(&credentials);
         command.arg("--data-dir").arg(&data).arg("--run-dir").arg(self.path(&format!("{volume}-run")));
         command.arg("--bin-dir").arg(&self.bin_dir).env_remove("POD_NAME");
         command

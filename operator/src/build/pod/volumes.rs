@@ -10,8 +10,8 @@ use kube::api::ObjectMeta;
 use proto::{
     api::valid::backup::ValidBackup,
     pod::{
-        BACKUP_CREDENTIALS_DIR, CONFIG_DIR, DATA_DIR, PASSWORDS_DIR, RESTORE_CREDENTIALS_DIR, RESTORE_DIR,
-        RUN_DIR, TLS_DIR,
+        BACKUP_CREDENTIALS_DIR, CONFIG_DIR, DATA_DIR, IDENTITIES_FILE, PASSWORDS_DIR,
+        RESTORE_CREDENTIALS_DIR, RESTORE_DIR, RUN_DIR, TLS_DIR,
     },
 };
 
@@ -39,18 +39,54 @@ const TOKEN_SECONDS: i64 = 3_607;
 /// All but the data volume, which comes from the claim template.
 pub(super) fn volumes(cluster: &Cluster, shape: &Shape) -> Vec<Volume> {
     let mut volumes = always(cluster);
-    volumes.extend(backup_credentials(cluster).map(|secret| optional_secret(BACKUP, secret)));
+    volumes.extend(backup_secrets(cluster).map(|secrets| secrets.volume(BACKUP)));
     if let Some(restore) = &shape.restore {
         volumes.push(config_map(RESTORE, restore_name(cluster)));
         // Mounted always, so that pods do not depend on whether the source needs any.
-        let secret = restore.credentials.clone().unwrap_or_else(|| restore_name(cluster));
-        volumes.push(optional_secret(RESTORE_CREDENTIALS, secret));
+        let secrets = StoreSecrets::of(restore.credentials.as_ref(), restore.encryption.as_ref());
+        let secrets = secrets.unwrap_or_else(|| StoreSecrets::none(restore_name(cluster)));
+        volumes.push(secrets.volume(RESTORE_CREDENTIALS));
     }
     volumes
 }
 
-fn backup_credentials(cluster: &Cluster) -> Option<String> {
-    cluster.spec.backup.as_ref()?.store.credentials.clone()
+fn backup_secrets(cluster: &Cluster) -> Option<StoreSecrets> {
+    let store = &cluster.spec.backup.as_ref()?.store;
+    StoreSecrets::of(store.credentials.as_ref(), store.encryption.as_ref())
+}
+
+/// What opens a store, and decrypts what lies there.
+enum StoreSecrets {
+    /// The credentials of the store.
+    Credentials(String),
+    /// Those, if there are any, and the identities beside them.
+    WithIdentities { credentials: Option<String>, identities: String },
+}
+
+impl StoreSecrets {
+    fn of(credentials: Option<&String>, identities: Option<&String>) -> Option<Self> {
+        match (credentials.cloned(), identities.cloned()) {
+            (credentials, Some(identities)) => Some(Self::WithIdentities { credentials, identities }),
+            (credentials, None) => credentials.map(Self::Credentials),
+        }
+    }
+
+    /// There is none; nor is there a Secret of this name.
+    fn none(name: String) -> Self {
+        Self::Credentials(name)
+    }
+
+    fn volume(self, name: &str) -> Volume {
+        match self {
+            Self::Credentials(secret) => optional_secret(name, secret),
+            Self::WithIdentities { credentials, identities } => {
+                let mut sources: Vec<_> =
+                    credentials.map(|name| optional_part(name, None)).into_iter().collect();
+                sources.push(optional_part(identities, Some(IDENTITIES_FILE)));
+                projected(name, sources)
+            }
+        }
+    }
 }
 
 fn always(cluster: &Cluster) -> Vec<Volume> {
@@ -98,7 +134,7 @@ pub(super) fn of_agent(cluster: &Cluster) -> Vec<VolumeMount> {
         read_only(PASSWORDS, PASSWORDS_DIR),
         token_mount(),
     ];
-    mounts.extend(backup_credentials(cluster).map(|_| read_only(BACKUP, BACKUP_CREDENTIALS_DIR)));
+    mounts.extend(backup_secrets(cluster).map(|_| read_only(BACKUP, BACKUP_CREDENTIALS_DIR)));
     mounts
 }
 
@@ -113,13 +149,13 @@ pub(super) fn of_restore() -> Vec<VolumeMount> {
 /// Volumes of a pod that restores into a volume of its own: what to restore is in the ConfigMap `map`, and the keys
 /// are those of backups.
 pub(in crate::build) fn of_scratch_pod(cluster: &Cluster, map: String) -> Vec<Volume> {
-    let secret = backup_credentials(cluster).unwrap_or_else(|| map.clone());
+    let secrets = backup_secrets(cluster).unwrap_or_else(|| StoreSecrets::none(map.clone()));
     vec![
         memory(RUN),
         memory(SHARED_MEMORY),
         temporary(),
         config_map(RESTORE, map),
-        optional_secret(RESTORE_CREDENTIALS, secret),
+        secrets.volume(RESTORE_CREDENTIALS),
         scratch(cluster),
     ]
 }
@@ -211,6 +247,19 @@ fn projected(name: &str, sources: Vec<VolumeProjection>) -> Volume {
     }
 }
 
+/// A Secret of the user's, or one of its keys.
+fn optional_part(secret: String, key: Option<&str>) -> VolumeProjection {
+    let item = |key: &str| KeyToPath { key: key.to_owned(), path: key.to_owned(), ..KeyToPath::default() };
+    VolumeProjection {
+        secret: Some(SecretProjection {
+            name: secret,
+            items: key.map(|key| vec![item(key)]),
+            optional: Some(true),
+        }),
+        ..VolumeProjection::default()
+    }
+}
+
 fn password(secret: String, file: &str) -> VolumeProjection {
     VolumeProjection {
         secret: Some(SecretProjection {
@@ -270,4 +319,60 @@ fn mount(name: &str, path: &str) -> VolumeMount {
 
 fn read_only(name: &str, path: &str) -> VolumeMount {
     VolumeMount { read_only: Some(true), ..mount(name, path) }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::{
+        build::{RestoreShape, children, recorded_restore},
+        fixtures,
+    };
+
+    fn encrypted(credentials: &Value) -> Cluster {
+        fixtures::cluster_with(&json!({"backup": {
+            "destination": "s3://my-backups/orders-db",
+            "credentials": credentials,
+            "encryption": {"secretName": "orders-identity"},
+        }}))
+    }
+
+    fn of(volumes: &[Volume], name: &str) -> Value {
+        json!(volumes.iter().find(|volume| volume.name == name).unwrap().projected)
+    }
+
+    fn identities() -> Value {
+        let items = json!([{"key": "identity.txt", "path": "identity.txt"}]);
+        json!({"secret": {"items": items, "name": "orders-identity", "optional": true}})
+    }
+
+    #[test]
+    fn identities_are_beside_the_credentials_wherever_these_are() {
+        let cluster = encrypted(&json!({"secretName": "s3-keys"}));
+        let credentials = json!({"secret": {"name": "s3-keys", "optional": true}});
+        let both = json!({"defaultMode": 0o440, "sources": [credentials, identities()]});
+        assert_eq!(of(&volumes(&cluster, &fixtures::shape()), BACKUP), both);
+        assert_eq!(of(&of_scratch_pod(&cluster, "map".to_owned()), RESTORE_CREDENTIALS), both);
+
+        let config = json!({"source": {"destination": "s3://b/f", "encrypted": true}});
+        let restore = RestoreShape {
+            config: serde_json::from_value(config).unwrap(),
+            credentials: Some("s3-keys".to_owned()),
+            encryption: Some("orders-identity".to_owned()),
+            volume_snapshot: None,
+        };
+        let shape = Shape { restore: Some(restore.clone()), ..fixtures::shape() };
+        assert_eq!(of(&volumes(&cluster, &shape), RESTORE_CREDENTIALS), both);
+        assert_eq!(recorded_restore(&children(&cluster, &shape).restore_map.unwrap()), Some(restore));
+    }
+
+    #[test]
+    fn identities_need_no_credentials() {
+        let cluster = encrypted(&Value::Null);
+        let alone = json!({"defaultMode": 0o440, "sources": [identities()]});
+        assert_eq!(of(&volumes(&cluster, &fixtures::shape()), BACKUP), alone);
+        assert!(of_agent(&cluster).iter().any(|mount| mount.mount_path == BACKUP_CREDENTIALS_DIR));
+    }
 }

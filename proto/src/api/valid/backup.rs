@@ -1,8 +1,8 @@
 //! The parts of a Database that concern backups, parsed once.
 
 use super::super::repository::{
-    BackupPolicy, Credentials, EncryptionAlgorithm, Repository, Restore, RestoreTarget as WrittenTarget,
-    ServerSideEncryption as WrittenEncryption,
+    BackupPolicy, Credentials, Encryption, EncryptionAlgorithm, Repository, Restore,
+    RestoreTarget as WrittenTarget, ServerSideEncryption as WrittenEncryption,
 };
 use crate::{
     api::schedule::{InvalidSchedule, Schedule},
@@ -35,13 +35,15 @@ pub struct ValidBackup {
     pub store: Store,
 }
 
-/// A place and the Secret that opens it.
+/// A place and the Secrets that open it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Store {
     /// As agents understand it.
     pub archive: ArchiveConfig,
-    /// Name of the Secret.
+    /// Name of the Secret with its credentials.
     pub credentials: Option<String>,
+    /// Name of the Secret with the identities that what lies there is encrypted with.
+    pub encryption: Option<String>,
 }
 
 /// `spec.bootstrap.restore`.
@@ -114,6 +116,7 @@ impl ValidBackup {
             region: policy.region.as_deref(),
             path_style: policy.path_style,
             credentials: policy.credentials.as_ref(),
+            encryption: policy.encryption.as_ref(),
         })?;
         store.archive.server_side_encryption =
             policy.server_side_encryption.as_ref().map(encryption).transpose()?;
@@ -171,6 +174,7 @@ struct Place<'a> {
     region: Option<&'a str>,
     path_style: Option<bool>,
     credentials: Option<&'a Credentials>,
+    encryption: Option<&'a Encryption>,
 }
 
 fn of_repository(repository: &Repository) -> Result<Store, InvalidBackup> {
@@ -180,6 +184,7 @@ fn of_repository(repository: &Repository) -> Result<Store, InvalidBackup> {
         region: repository.region.as_deref(),
         path_style: repository.path_style,
         credentials: repository.credentials.as_ref(),
+        encryption: repository.encryption.as_ref(),
     })
 }
 
@@ -196,9 +201,11 @@ fn store(place: Place<'_>) -> Result<Store, InvalidBackup> {
         allow_http: place.endpoint.is_some_and(|endpoint| endpoint.starts_with("http://")),
         custom_ca: place.credentials.is_some_and(|credentials| credentials.custom_ca),
         server_side_encryption: None,
+        encrypted: place.encryption.is_some(),
     };
     let credentials = place.credentials.map(|credentials| credentials.secret_name.clone());
-    Ok(Store { archive, credentials })
+    let encryption = place.encryption.map(|encryption| encryption.secret_name.clone());
+    Ok(Store { archive, credentials, encryption })
 }
 
 fn encryption(written: &WrittenEncryption) -> Result<ServerSideEncryption, InvalidBackup> {
@@ -263,6 +270,21 @@ mod tests {
         let archive =
             backup(&json!({"endpoint": "https://s3.lab", "pathStyle": false})).unwrap().store.archive;
         assert!(!archive.path_style && !archive.allow_http);
+    }
+
+    #[test]
+    fn encryption_is_asked_for_by_its_secret() {
+        let plain = backup(&json!({})).unwrap().store;
+        assert!(!plain.archive.encrypted && plain.encryption.is_none());
+        let encrypted = json!({"encryption": {"secretName": "orders-keys"}});
+        let store = backup(&encrypted).unwrap().store;
+        assert!(store.archive.encrypted);
+        assert_eq!(store.encryption.as_deref(), Some("orders-keys"));
+        let repository = json!({"destination": "s3://b/f", "encryption": {"secretName": "orders-keys"}});
+        let valid = restore(json!({"from": {"repository": repository}})).unwrap();
+        let Source::Store { store, .. } = valid.source else { unreachable!("it names a store") };
+        assert!(store.archive.encrypted);
+        assert_eq!(store.encryption.as_deref(), Some("orders-keys"));
     }
 
     #[test]

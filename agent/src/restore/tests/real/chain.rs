@@ -3,7 +3,13 @@
 use proto::{postgres::WalPosition, wire::backup::BackupKind};
 
 use super::*;
-use crate::{archive::frame, backup::catalog, backup::contents::Contents};
+use crate::{
+    archive::{
+        age::tests::{FIRST, SECOND},
+        frame,
+    },
+    backup::{catalog, contents::Contents},
+};
 
 /// Of which a thousandth is changed between two backups.
 const ROWS: i64 = 50_000;
@@ -217,5 +223,31 @@ async fn a_backup_across_a_promotion_builds_on_what_is_on_its_way() {
         scene.stop(rustix::process::Signal::INT);
         let latest = scene.restored("latest", RestoreTarget::Latest);
         assert_eq!(scene.last_row(&latest).await, last);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL; run by `cargo lab test`"]
+async fn a_chain_builds_on_what_its_identities_decrypt() {
+    for bin_dir in able() {
+        eprintln!("with {}", bin_dir.display());
+        let mut scene = Scene::new(&bin_dir);
+        scene.encrypt_with(&[FIRST]).await;
+        let client = scene.rows().await;
+        scene.back_up_as("b1", 99).await;
+        scene.encrypt_with(&[FIRST, SECOND]).await;
+        change(&client, "second").await;
+        let second = scene.back_up_as("b2", 99).await;
+        assert_eq!(second.parent.as_deref(), Some("b1"), "{:?}", second.fallback);
+        scene.encrypt_with(&[FIRST]).await;
+        let why = scene.back_up_as("b3", 99).await.fallback.unwrap();
+        assert!(why.contains("manifest of b2") && why.contains("none of the 1 identities"), "{why}");
+        scene.encrypt_with(&[SECOND, FIRST]).await;
+        drop(client);
+        scene.stop(rustix::process::Signal::QUIT);
+        let restored = scene.restore("b2", RestoreTarget::Immediate, Some("b2"));
+        assert!(restored.status.success(), "{}", said(&restored));
+        let data = scene.path("b2/pgdata");
+        assert_eq!(scene.last_row(&data).await, ROWS);
     }
 }

@@ -10,6 +10,7 @@ use proto::{
 
 use super::*;
 use crate::{
+    archive::age::tests::FIRST,
     backup::snapshot::Hold,
     supervisor::{
         Layout,
@@ -144,10 +145,11 @@ async fn what_a_snapshot_holds_comes_back_as_it_was_at_any_later_time() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL; run by `cargo lab test`"]
-async fn a_standby_is_held_in_backup_mode_too() {
+async fn a_standby_is_held_in_backup_mode_too_and_its_label_is_encrypted() {
     for bin_dir in installations() {
         eprintln!("with {}", bin_dir.display());
         let mut scene = Scene::new(&bin_dir);
+        scene.encrypt_with(&[FIRST]).await;
         let client = scene.start(&scene.path("pg"), true).await;
         table(&client).await;
         let standby = scene.standby(&client).await;
@@ -167,6 +169,9 @@ async fn a_standby_is_held_in_backup_mode_too() {
         scene.wait_archived(&client).await;
         drop((client, standby));
         scene.stop(rustix::process::Signal::QUIT);
+        let entry = scene.repository.root.snapshot_file("copy");
+        let entry = scene.repository.store.get(&entry).await.unwrap().unwrap();
+        assert!(!String::from_utf8(entry).unwrap().contains("START WAL LOCATION"));
         let copy = scene.restored_snapshot("copy", RestoreTarget::Latest);
         assert_eq!(scene.last_row(&copy).await, last);
     }
