@@ -39,7 +39,7 @@ const SECRET: &str = "s3-keys";
 struct Ground {
     stage: Stage,
     namespace: &'static str,
-    endpoint: String,
+    server: Server,
 }
 
 impl Ground {
@@ -53,10 +53,12 @@ impl Ground {
         let server = Server::start(&stage.client, namespace, &[BUCKET]).await?;
         let secret = json!({
             "apiVersion": "v1", "kind": "Secret", "metadata": {"name": SECRET, "namespace": namespace},
-            "stringData": {"accessKeyId": ACCESS_KEY, "secretAccessKey": SECRET_KEY},
+            "stringData": {
+                "accessKeyId": ACCESS_KEY, "secretAccessKey": SECRET_KEY, "ca.crt": server.authority,
+            },
         });
         stage.kubectl.run_with(&["apply", "-f", "-"], &secret.to_string()).await?;
-        Ok(Some(Self { stage, namespace, endpoint: server.endpoint }))
+        Ok(Some(Self { stage, namespace, server }))
     }
 
     async fn database(&self, name: &str) -> Result<Database> {
@@ -70,7 +72,7 @@ impl Ground {
             "backup": {
                 "enabled": true, "schedule": "0 3 * * *", "retention": 14,
                 "destination": format!("s3://{BUCKET}/orders-db"),
-                "endpoint": self.endpoint, "credentials": {"secretName": SECRET},
+                "endpoint": self.server.endpoint, "credentials": {"secretName": SECRET},
             },
         })
     }
@@ -331,6 +333,9 @@ async fn a_drill_proves_backups_that_build_on_each_other_and_leaves_nothing_behi
     let mut spec = ground.sample(2);
     spec["version"] = json!("17");
     spec["backup"]["fullEvery"] = json!(3);
+    // With a certificate that no public authority has signed.
+    spec["backup"]["endpoint"] = json!(ground.server.endpoint_tls);
+    spec["backup"]["credentials"]["customCa"] = json!(true);
     let database = formed_as(&ground, "drilled", 2, &spec).await?;
     let newest = increment(&database).await?;
     query(&database, "INSERT INTO ledger VALUES (3)").await?;
