@@ -27,6 +27,8 @@ mod drill;
 mod encryption;
 #[path = "backup/snapshots.rs"]
 mod snapshots;
+#[path = "backup/weeks.rs"]
+mod weeks;
 
 /// From one state to the next on a machine that also builds.
 const LIMIT: Duration = Duration::from_mins(4);
