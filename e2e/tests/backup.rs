@@ -25,6 +25,8 @@ use serde_json::{Value, json};
 mod drill;
 #[path = "backup/encryption.rs"]
 mod encryption;
+#[path = "backup/in_place.rs"]
+mod in_place;
 #[path = "backup/snapshots.rs"]
 mod snapshots;
 #[path = "backup/weeks.rs"]
