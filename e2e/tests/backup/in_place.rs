@@ -27,6 +27,32 @@ async fn goes_on(database: &Database, before: &Access) -> Result<()> {
     Ok(())
 }
 
+/// The new one writes to a folder of its own, and what the former one left is as it was.
+async fn is_backed_up(database: &Database, bucket: &Bucket, old: (&str, Vec<String>)) -> Result<()> {
+    let (old, files) = old;
+    let status = request(database, "healed").await?;
+    let id = status["backupId"].as_str().context("no backupId")?;
+    let new = uid(database).await?;
+    ensure!(new != old, "another Database of the same name");
+    let written = bucket.list(&format!("{FOLDER}/{new}/")).await?;
+    ensure!(written.iter().any(|key| key.ends_with(&format!("/backup/{id}/backup.json"))), "{written:?}");
+    let left = bucket.list(&format!("{FOLDER}/{old}/")).await?;
+    ensure!(left == files, "the source is only read: {left:?}, not {files:?}");
+    Ok(())
+}
+
+/// Loses a table, and tells a moment at which it was there, with the rows 1 and 2.
+async fn damaged(database: &Database) -> Result<String> {
+    query(database, "INSERT INTO ledger VALUES (1)").await?;
+    request(database, "nightly").await?;
+    query(database, "INSERT INTO ledger VALUES (2)").await?;
+    let good = moment(database).await?;
+    query(database, "INSERT INTO ledger VALUES (3)").await?;
+    query(database, "DROP TABLE ledger").await?;
+    archived(database).await?;
+    Ok(good)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the lab; run by `cargo lab test`"]
 async fn a_broken_database_is_recovered_in_place() -> Result<()> {
@@ -34,17 +60,11 @@ async fn a_broken_database_is_recovered_in_place() -> Result<()> {
     let bucket = ground.bucket()?;
     let broken = formed(&ground, NAME, 2).await?;
     let before = broken.read_write().await?;
-    query(&broken, "INSERT INTO ledger VALUES (1)").await?;
-    request(&broken, "nightly").await?;
-    query(&broken, "INSERT INTO ledger VALUES (2)").await?;
-    let good = moment(&broken).await?;
-    query(&broken, "INSERT INTO ledger VALUES (3)").await?;
-    query(&broken, "DROP TABLE ledger").await?;
-    archived(&broken).await?;
+    let good = damaged(&broken).await?;
 
     let old = uid(&broken).await?;
     removed(&broken).await?;
-    let old_files = bucket.list(&format!("{FOLDER}/{old}/")).await?;
+    let files = bucket.list(&format!("{FOLDER}/{old}/")).await?;
     let mut manifest = ground.sample(2);
     let from = json!({"repository": ground.repository(&old)});
     manifest["bootstrap"] = json!({"restore": {"from": from, "target": {"time": good}}});
@@ -57,13 +77,6 @@ async fn a_broken_database_is_recovered_in_place() -> Result<()> {
     let rows = ids(&recovered, "true").await?;
     ensure!(rows == BTreeSet::from([1, 2]), "{rows:?}, not what was written by {good}");
     goes_on(&recovered, &before).await?;
-    let status = request(&recovered, "healed").await?;
-    let new = uid(&recovered).await?;
-    ensure!(new != old, "another Database of the same name");
-    let id = status["backupId"].as_str().context("no backupId")?;
-    let new_files = bucket.list(&format!("{FOLDER}/{new}/")).await?;
-    ensure!(new_files.iter().any(|key| key.ends_with(&format!("/backup/{id}/backup.json"))), "{new_files:?}");
-    let left = bucket.list(&format!("{FOLDER}/{old}/")).await?;
-    ensure!(left == old_files, "the source is only read: {left:?}, not {old_files:?}");
+    is_backed_up(&recovered, &bucket, (&old, files)).await?;
     ground.clear().await
 }

@@ -1,7 +1,7 @@
 //! Weeks of backups within minutes: when each ended is written anew in its `backup.json`, and retention believes that.
 //!
-//! It goes by nothing else here: which write-ahead log may go follows from positions in it. Only what is left of backups that
-//! never ended is judged by when the store took it, which no client of a store can change.
+//! It goes by nothing else here: which write-ahead log may go follows from positions in it. Only what is left of
+//! backups that never ended is judged by when the store took it, which no client of a store can change.
 
 use std::iter::zip;
 
@@ -109,8 +109,7 @@ impl Weeks {
         let key = format!("{}/backup/{}/backup.json", self.folder, backup.id);
         let file = self.bucket.get(&key).await?.with_context(|| format!("{key} is not there"))?;
         let mut contents: Value = serde_json::from_slice(&file)?;
-        let times = ["startedAt", "stoppedAt"];
-        for time in times {
+        for time in ["startedAt", "stoppedAt"] {
             ensure!(contents["summary"][time].is_string(), "{key} tells no {time}: {contents}");
             contents["summary"][time] = json!(ended.to_string());
         }
@@ -237,28 +236,31 @@ async fn retention_over_simulated_weeks() -> Result<()> {
         weeks.back_up(row).await?;
     }
     let oldest = weeks.segments().await?.first().copied();
-    ensure!(oldest < Some(weeks.taken[3].begins_in), "there is a log that is to go, from {oldest:?} on");
+    ensure!(oldest < Some(weeks.taken[3].begins_in), "no log that is to go: it begins with {oldest:?}");
+    the_window_is_kept(&mut weeks).await?;
+    // A restore to a named point begins with the oldest backup; only the fourth is of before this one.
+    let rows = weeks.restored(&ground, "oldest", Some(json!({"name": "row-5"}))).await?;
+    ensure!(rows == (2..=5).collect(), "{rows:?} from the oldest backup");
 
-    // 21, 18, 15, 12, 9, 6 and 3 days old; one more is taken today. The window of seven days needs the fifth, which
-    // builds on the fourth.
+    query(&weeks.database, "INSERT INTO ledger VALUES (9)").await?;
+    archived(&weeks.database).await?;
+    // A month without another: the last one stays, with the one that it builds on. Since the newest is of another time
+    // than was seen before, retention is asked for.
+    weeks.age(3, 30).await?;
+    weeks.left(6).await?;
+    let rows = weeks.restored(&ground, "newest", None).await?;
+    ensure!(rows == (2..=9).collect(), "{rows:?} from the newest backup and the log");
+    ground.clear().await
+}
+
+/// 21, 18, 15, 12, 9, 6 and 3 days old, and one more of today: the window of seven days needs the fifth, which builds on
+/// the fourth.
+async fn the_window_is_kept(weeks: &mut Weeks) -> Result<()> {
     weeks.age(0, 0).await?;
     weeks.back_up(BACKUPS).await?;
     weeks.left(3).await?;
     let report = weeks.dry_run(1).await?;
     let expected: Vec<_> = weeks.taken[3..6].iter().map(|backup| backup.id.clone()).collect();
     ensure!(report.backups == expected && report.wal_files > 0, "{report:?}, not {expected:?}");
-    weeks.left(3).await.context("a dry run deletes nothing")?;
-    // A restore to a named point begins with the oldest backup; only the fourth is of before this one.
-    let rows = weeks.restored(&ground, "oldest", Some(json!({"name": "row-5"}))).await?;
-    ensure!(rows == (2..=5).collect(), "{rows:?} from the oldest backup");
-
-    // A month without another: the last one stays, with the one that it builds on. That the newest is not of the
-    // time that was seen before has retention asked for.
-    query(&weeks.database, "INSERT INTO ledger VALUES (9)").await?;
-    archived(&weeks.database).await?;
-    weeks.age(3, 30).await?;
-    weeks.left(6).await?;
-    let rows = weeks.restored(&ground, "newest", None).await?;
-    ensure!(rows == (2..=9).collect(), "{rows:?} from the newest backup and the log");
-    ground.clear().await
+    weeks.left(3).await.context("a dry run deletes nothing")
 }
