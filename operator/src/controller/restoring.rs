@@ -1,7 +1,6 @@
 //! With what a new Database begins, if not with nothing. Pure. The source is looked up once and then recorded in
 //! a ConfigMap, so that a source that changes or goes later changes nothing here.
 
-use k8s_openapi::api::core::v1::ConfigMap;
 use kube::ResourceExt;
 use proto::{
     api::{
@@ -48,8 +47,8 @@ impl Beginning {
 pub(crate) fn beginning(cluster: &Cluster, observed: &Observed, born: bool) -> Beginning {
     let Some(restore) = &cluster.spec.restore else { return Beginning::Empty };
     // That of an earlier Database of this name may still be there, and says where that one began.
-    let own = |map: &&ConfigMap| map.owner_references().iter().any(|owner| owner.uid == cluster.owner.uid);
-    let recorded = observed.restore_map.as_ref().filter(own).and_then(recorded_restore);
+    let own = observed.restore_map.as_ref().filter(|map| cluster.owns(*map));
+    let recorded = own.and_then(recorded_restore);
     let found = match recorded {
         Some(recorded) => Ok(recorded),
         None => find(cluster, restore, observed.restore_source.as_ref())
@@ -175,6 +174,7 @@ fn nowhere() -> RestoreShape {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::api::core::v1::ConfigMap;
     use serde_json::{Value, json};
 
     use super::*;
@@ -244,7 +244,11 @@ mod tests {
         let shape = build::Shape { restore: Some(shape), ..fixtures::shape() };
         let mut map = build::children(&cluster, &shape).restore_map.unwrap();
         let destination = |map: &ConfigMap| {
-            let observed = Observed { restore_map: Some(map.clone()), ..observed.clone() };
+            let observed = Observed {
+                restore_map: Some(map.clone()),
+                restore_source: Some(source(&store())),
+                ..Observed::default()
+            };
             restored(&beginning(&cluster, &observed, false)).config.source.destination
         };
         assert_eq!(destination(&map), "s3://bucket/earlier");
