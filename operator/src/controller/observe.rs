@@ -239,7 +239,7 @@ impl Reader<'_> {
         let Some(restore) = &self.cluster.spec.restore else { return Ok((None, None, None)) };
         let name = build::restore_name(self.cluster);
         let recorded: Option<ConfigMap> = self.get(&name).await?;
-        if recorded.is_some() {
+        if recorded.as_ref().is_some_and(|map| self.cluster.owns(map)) {
             return Ok((recorded, None, None));
         }
         let source = match &restore.source {
@@ -250,7 +250,7 @@ impl Reader<'_> {
             Some(snapshot) => self.get(snapshot).await?,
             None => None,
         };
-        Ok((None, source, snapshot))
+        Ok((recorded, source, snapshot))
     }
 
     async fn secrets(&self) -> Result<Secrets, ObserveError> {

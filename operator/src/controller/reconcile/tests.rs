@@ -496,6 +496,10 @@ async fn nothing_is_made_until_the_source_of_a_restore_is_there() {
     source["metadata"]["name"] = json!("old");
     source["metadata"]["uid"] = json!("01d");
     world.server.put("/apis/db.example.com/v1alpha1/namespaces/prod/databases/old", source);
+    // What an earlier Database of this name began with, which has not been collected yet.
+    let earlier = json!({"metadata": {"name": "orders-db-restore", "namespace": "prod", "ownerReferences":
+        [{"apiVersion": "db.example.com/v1alpha1", "kind": "Database", "name": "orders-db", "uid": "earlier"}]}});
+    world.server.put(&format!("{CORE}/configmaps/orders-db-restore"), earlier);
     world.reconcile().await.unwrap();
     let map = world.server.get(&format!("{CORE}/configmaps/orders-db-restore")).unwrap();
     assert!(map["data"]["restore.json"].as_str().unwrap().contains("01d"), "{map}");
