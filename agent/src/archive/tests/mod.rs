@@ -25,8 +25,8 @@ use super::{
 };
 use crate::{boot_clock, published::Published};
 
-const SEGMENT: &str = "000000020000000000000003";
-const SYSTEM: u64 = 77;
+pub(crate) const SEGMENT: &str = "000000020000000000000003";
+pub(crate) const SYSTEM: u64 = 77;
 
 fn me() -> Me {
     Me {
@@ -61,11 +61,11 @@ pub(crate) async fn serve(archive: Archive, socket: &std::path::Path) {
     serving::serve(archive, socket).await;
 }
 
-fn root() -> Root {
+pub(crate) fn root() -> Root {
     Root::new(&Path::from("prefix"), "uid", SystemIdentifier(SYSTEM))
 }
 
-fn segment(name: &str) -> Vec<u8> {
+pub(crate) fn segment(name: &str) -> Vec<u8> {
     header::tests::segment(name.parse::<Segment>().unwrap(), SYSTEM)
 }
 
