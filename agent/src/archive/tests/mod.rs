@@ -362,3 +362,16 @@ async fn a_store_is_described_so_that_nothing_of_it_is_lost() {
     assert!(store.delete(vec![path.clone(), path.clone()]).await.is_empty(), "absent is as good");
     assert!(!store.exists(&path).await.unwrap());
 }
+
+/// What the archive lacks for a moment would be the end of a standby's log.
+#[tokio::test(flavor = "multi_thread")]
+async fn members_fetch_nothing() {
+    let store = Faulty::default();
+    put(&store, SEGMENT, &segment(SEGMENT)).await.unwrap();
+    let member = Member::with_store(&store).await;
+    let (socket, path) = (member.path("archive.sock"), member.path("RECOVERYXLOG"));
+    let command = WalCommand::Fetch { socket, name: SEGMENT.to_owned(), path: path.clone() };
+    let code = tokio::task::spawn_blocking(move || command.run()).await.unwrap();
+    assert_eq!(format!("{code:?}"), format!("{:?}", ExitCode::from(200)));
+    assert!(!path.exists());
+}
