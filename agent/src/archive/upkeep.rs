@@ -349,8 +349,7 @@ mod tests {
         let faulty = Faulty::default();
         let repository = Repository { store: faulty.store(), root: root() };
         let name: WalName = SEGMENT.parse().unwrap();
-        let put =
-            async |contents: Vec<u8>| archive_left(&repository, "db-0", name.clone(), contents).await;
+        let put = async |contents: Vec<u8>| archive_left(&repository, "db-0", name.clone(), contents).await;
         let whole = segment(SEGMENT);
         let foreign = header::tests::segment(SEGMENT.parse().unwrap(), SYSTEM + 1);
         for wrong in [segment("000000020000000000000004"), foreign, whole[..whole.len() / 2].to_vec()] {

@@ -8,6 +8,8 @@ use std::{
 use super::*;
 
 const NAME: &str = "000000020000000000000003";
+/// Documented: no status that the server takes for the end of the log, or for a signal.
+const STOPPED: u8 = 200;
 
 /// Answers one question with `answer`, and hangs up.
 fn answering(socket: &Path, answer: Vec<u8>) -> JoinHandle<Request> {
@@ -63,13 +65,13 @@ fn only_what_is_absent_is_the_end_of_the_log() {
 fn whatever_else_is_answered_stops_recovery() {
     let why = || "the store is away".to_owned();
     for reply in [Reply::Failed { why: why() }, Reply::GiveUp { why: why() }, Reply::Done, Reply::Send] {
-        assert_eq!(fetched(line(&reply)), (expected(STOP_RECOVERY), None), "{reply:?}");
+        assert_eq!(fetched(line(&reply)), (expected(STOPPED), None), "{reply:?}");
     }
     for answer in ["", "{\"absent\"\n", "\"abs", "\n"] {
-        assert_eq!(fetched(answer.into()), (expected(STOP_RECOVERY), None), "{answer:?}");
+        assert_eq!(fetched(answer.into()), (expected(STOPPED), None), "{answer:?}");
     }
     for cut in [&b""[..], b"wa"] {
-        assert_eq!(fetched(found(3, cut)).0, expected(STOP_RECOVERY), "{cut:?}");
+        assert_eq!(fetched(found(3, cut)).0, expected(STOPPED), "{cut:?}");
     }
 }
 
@@ -77,11 +79,11 @@ fn whatever_else_is_answered_stops_recovery() {
 fn nobody_there_and_nowhere_to_write_stop_recovery() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("wal.sock");
-    assert_eq!(code(socket.clone(), directory.path().join("file")), expected(STOP_RECOVERY), "no socket");
+    assert_eq!(code(socket.clone(), directory.path().join("file")), expected(STOPPED), "no socket");
     drop(UnixListener::bind(&socket).unwrap());
-    assert_eq!(code(socket.clone(), directory.path().join("file")), expected(STOP_RECOVERY), "no listener");
+    assert_eq!(code(socket.clone(), directory.path().join("file")), expected(STOPPED), "no listener");
     fs::remove_file(&socket).unwrap();
     let asked = answering(&socket, found(3, b"wal"));
-    assert_eq!(code(socket, directory.path().join("absent/file")), expected(STOP_RECOVERY), "no folder");
+    assert_eq!(code(socket, directory.path().join("absent/file")), expected(STOPPED), "no folder");
     asked.join().unwrap();
 }
