@@ -65,7 +65,7 @@ pub(crate) struct Latest {
 
 /// Why a round came to nothing.
 #[derive(Debug, thiserror::Error)]
-enum UpkeepError {
+pub(super) enum UpkeepError {
     #[error(transparent)]
     Sql(#[from] SqlError),
     #[error(transparent)]
@@ -221,7 +221,11 @@ impl UpkeepTask {
     }
 
     /// Archives what the timelines before this one left, and the history file of this one.
-    async fn fill(&mut self, repository: &Repository, openings: &[Opening]) -> Result<(), UpkeepError> {
+    pub(super) async fn fill(
+        &mut self,
+        repository: &Repository,
+        openings: &[Opening],
+    ) -> Result<(), UpkeepError> {
         let size = self.size().await?;
         if let Some(opening) = openings.last().filter(|opening| opening.timeline.0.get() > 1) {
             let name = WalName::History(opening.timeline);

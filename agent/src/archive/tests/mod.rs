@@ -7,7 +7,11 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 use faulty::{Fault, Faulty};
 use object_store::path::Path;
 use proto::{
-    clock::BootTime, ha::view::Me, identity::Ordinal, postgres::SystemIdentifier, wire::http::State,
+    clock::BootTime,
+    ha::{document::Opening, view::Me},
+    identity::Ordinal,
+    postgres::SystemIdentifier,
+    wire::http::State,
 };
 use tokio::sync::watch;
 
@@ -22,8 +26,9 @@ use super::{
     push::{PushError, WalFile, push},
     serving,
     store::Store,
+    upkeep::UpkeepTask,
 };
-use crate::{boot_clock, published::Published};
+use crate::{boot_clock, chain::Chain, peer::client::Peers, published::Published};
 
 pub(crate) const SEGMENT: &str = "000000020000000000000003";
 pub(crate) const SYSTEM: u64 = 77;
@@ -54,6 +59,19 @@ pub(crate) fn with(connection: Connection, published: watch::Receiver<Arc<Publis
 /// The archive of a Database that has none.
 pub(crate) fn without_store(published: watch::Receiver<Arc<Published>>) -> Archive {
     with(Connection::Disabled, published)
+}
+
+/// Archives what earlier primaries left on the server at this socket; or returns why not.
+pub(crate) async fn fill(
+    archive: Archive,
+    peers: Peers,
+    socket: &str,
+    openings: &[Opening],
+) -> Result<(), String> {
+    let Connection::Open(repository) = archive.connection() else { panic!("no store") };
+    let (status, restore) = (watch::Sender::new(None), watch::Sender::new(None));
+    let mut task = UpkeepTask::new(archive, peers, socket.into(), status, restore);
+    task.fill(&repository, openings).await.map_err(|error| Chain(&error).to_string())
 }
 
 /// Serves it.
