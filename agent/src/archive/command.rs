@@ -246,3 +246,6 @@ impl Conversation {
         serde_json::from_str(&line).map_err(CommandError::Shape)
     }
 }
+
+#[cfg(test)]
+mod tests;

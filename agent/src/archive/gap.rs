@@ -5,10 +5,13 @@ use std::collections::BTreeSet;
 
 use proto::{
     ha::document::Opening,
-    postgres::{Lsn, Timeline},
+    postgres::{Lsn, SystemIdentifier, Timeline},
 };
 
-use super::names::{Segment, SegmentSize};
+use super::{
+    header::{Header, HeaderError},
+    names::{Segment, SegmentSize},
+};
 
 /// So many files in a row that are there end the search: the archiver works in order, but for what it reads ahead.
 const ENOUGH: usize = 8;
@@ -28,6 +31,26 @@ fn first_of(opening: &Opening, size: SegmentSize) -> u64 {
     match opening.timeline {
         Timeline::FIRST => 1,
         timeline => Segment::holding(timeline, opening.switch, size).absolute(size),
+    }
+}
+
+/// Why a file does not fill the gap of its name.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Unfit {
+    /// The server reuses files: what was read may be another segment, or parts of two.
+    #[error(transparent)]
+    Header(#[from] HeaderError),
+    /// WAL of others.
+    #[error("it is WAL of cluster {0}")]
+    Foreign(SystemIdentifier),
+}
+
+/// Whether `contents` are this segment, and WAL of the cluster whose archive it is for.
+pub(crate) fn check(segment: Segment, contents: &[u8], own: SystemIdentifier) -> Result<(), Unfit> {
+    let found = Header::check(segment, contents, contents.len() as u64)?.system_identifier;
+    match found == own {
+        true => Ok(()),
+        false => Err(Unfit::Foreign(found)),
     }
 }
 
@@ -75,6 +98,7 @@ mod tests {
     use proto::identity::{DataId, Epoch};
 
     use super::*;
+    use crate::archive::header::tests::segment;
 
     const SIZE: SegmentSize = SegmentSize(1 << 24);
 
@@ -127,5 +151,19 @@ mod tests {
         let of = |names: &[&str]| names.iter().map(|name| name.parse().unwrap()).collect();
         assert!(!is_hole(segment, &of(&["000000020000000000000011", "000000030000000000000001"]), SIZE));
         assert!(is_hole(segment, &of(&["00000001000000000000000F"]), SIZE));
+    }
+
+    /// Nothing is written over what the archive has: a wrong file would stay for ever.
+    #[test]
+    fn only_the_segment_itself_fills_its_gap() {
+        let (name, next): (Segment, Segment) =
+            ("000000020000000000000010".parse().unwrap(), "000000020000000000000011".parse().unwrap());
+        let own = SystemIdentifier(77);
+        let whole = segment(name, 77);
+        assert_eq!(check(name, &whole, own), Ok(()));
+        assert_eq!(check(name, &segment(name, 78), own), Err(Unfit::Foreign(SystemIdentifier(78))));
+        for wrong in [&segment(next, 77), &whole[..whole.len() / 2], &vec![0; whole.len()], &[]] {
+            assert!(matches!(check(name, wrong, own), Err(Unfit::Header(_))), "{} bytes", wrong.len());
+        }
     }
 }

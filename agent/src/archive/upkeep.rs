@@ -25,7 +25,7 @@ use tokio::{
 use super::{
     Archive,
     connection::{Connection, Repository},
-    gap::{self, Search},
+    gap::{self, Search, Unfit},
     layout::segment_of,
     names::{Segment, SegmentSize, WalName},
     push::{self, PushError, WalFile},
@@ -65,7 +65,7 @@ pub(crate) struct Latest {
 
 /// Why a round came to nothing.
 #[derive(Debug, thiserror::Error)]
-enum UpkeepError {
+pub(super) enum UpkeepError {
     #[error(transparent)]
     Sql(#[from] SqlError),
     #[error(transparent)]
@@ -80,6 +80,11 @@ enum UpkeepError {
     Hole(Segment),
     #[error("the history of timeline {0} is not on this disk")]
     NoHistory(WalName),
+    #[error(
+        "pg_wal/{segment} of this server is not what its name says and was not archived: the archive has a hole; take \
+         a new backup, and look at that disk"
+    )]
+    Unfit { segment: Segment, source: Unfit },
 }
 
 /// The task.
@@ -216,13 +221,18 @@ impl UpkeepTask {
     }
 
     /// Archives what the timelines before this one left, and the history file of this one.
-    async fn fill(&mut self, repository: &Repository, openings: &[Opening]) -> Result<(), UpkeepError> {
+    pub(super) async fn fill(
+        &mut self,
+        repository: &Repository,
+        openings: &[Opening],
+    ) -> Result<(), UpkeepError> {
         let size = self.size().await?;
         if let Some(opening) = openings.last().filter(|opening| opening.timeline.0.get() > 1) {
             let name = WalName::History(opening.timeline);
             if !repository.store.exists(&repository.root.wal_file(&name, self.archive.pod())).await? {
                 let text = archiving::wal_file(&self.socket, &name.to_string()).await?;
-                self.push(repository, name.clone(), text.ok_or(UpkeepError::NoHistory(name))?).await?;
+                let text = text.ok_or_else(|| UpkeepError::NoHistory(name.clone()))?;
+                archive_left(repository, self.archive.pod(), name, text).await?;
             }
         }
         let mut folders: BTreeSet<String> = BTreeSet::new();
@@ -238,25 +248,14 @@ impl UpkeepTask {
         }
         for segment in search.missing() {
             match archiving::wal_file(&self.socket, &segment.to_string()).await? {
-                Some(contents) => self.push(repository, WalName::Segment(segment), contents).await?,
+                Some(contents) => {
+                    archive_left(repository, self.archive.pod(), WalName::Segment(segment), contents).await?;
+                }
                 None if gap::is_hole(segment, &archived, size) => return Err(UpkeepError::Hole(segment)),
                 None => {}
             }
         }
         Ok(())
-    }
-
-    async fn push(
-        &self,
-        repository: &Repository,
-        name: WalName,
-        contents: Vec<u8>,
-    ) -> Result<(), UpkeepError> {
-        tracing::info!(%name, "archiving what an earlier primary left");
-        let of = name.clone();
-        let file = tokio::task::spawn_blocking(move || WalFile::prepare(of, &contents)).await;
-        let file = file.map_err(|_| UpkeepError::Panicked)?.map_err(UpkeepError::Compress)?;
-        Ok(push::push(&repository.store, &repository.root, self.archive.pod(), file).await?)
     }
 
     /// Commits now and then, and notes which of those commits the archive has.
@@ -321,4 +320,48 @@ impl UpkeepTask {
 async fn archived_in(repository: &Repository, folder: &str) -> Result<Vec<Segment>, StoreError> {
     let objects = repository.store.list(&repository.root.wal().join(folder)).await?;
     Ok(objects.iter().filter_map(|object| segment_of(&object.location)).collect())
+}
+
+/// Archives what was read from this server's `pg_wal`, if it is what its name says.
+async fn archive_left(
+    repository: &Repository,
+    pod: &str,
+    name: WalName,
+    contents: Vec<u8>,
+) -> Result<(), UpkeepError> {
+    if let WalName::Segment(segment) = name {
+        gap::check(segment, &contents, repository.root.system_identifier())
+            .map_err(|source| UpkeepError::Unfit { segment, source })?;
+    }
+    tracing::info!(%name, "archiving what an earlier primary left");
+    let file = tokio::task::spawn_blocking(move || WalFile::prepare(name, &contents)).await;
+    let file = file.map_err(|_| UpkeepError::Panicked)?.map_err(UpkeepError::Compress)?;
+    Ok(push::push(&repository.store, &repository.root, pod, file).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::{
+        header,
+        tests::{SEGMENT, SYSTEM, faulty::Faulty, root, segment},
+    };
+
+    /// It would stay there for ever, and the real one would be in conflict with it.
+    #[tokio::test]
+    async fn what_is_not_the_missing_segment_is_told_and_not_archived() {
+        let faulty = Faulty::default();
+        let repository = Repository { store: faulty.store(), root: root() };
+        let name: WalName = SEGMENT.parse().unwrap();
+        let put = async |contents: Vec<u8>| archive_left(&repository, "db-0", name.clone(), contents).await;
+        let whole = segment(SEGMENT);
+        let foreign = header::tests::segment(SEGMENT.parse().unwrap(), SYSTEM + 1);
+        for wrong in [segment("000000020000000000000004"), foreign, whole[..whole.len() / 2].to_vec()] {
+            let error = Chain(&put(wrong).await.unwrap_err()).to_string();
+            assert!(error.contains(SEGMENT) && error.contains("take a new backup"), "{error}");
+        }
+        assert_eq!(faulty.writes(), 0);
+        put(whole).await.unwrap();
+        assert_eq!(faulty.writes(), 1);
+    }
 }

@@ -41,7 +41,9 @@ use crate::{
 
 mod chain;
 mod encrypted;
+mod failover;
 mod snapshot;
+mod tablespaces;
 
 const NOBODY: u32 = 65534;
 const UID: &str = "7d0b5a3e";
@@ -193,10 +195,14 @@ impl Scene {
     }
 
     async fn connect(&self) -> Client {
+        self.connect_at(&self.path("run")).await
+    }
+
+    async fn connect_at(&self, socket: &Path) -> Client {
         let begin = std::time::Instant::now();
         loop {
             let mut config = tokio_postgres::Config::new();
-            config.host_path(self.path("run")).port(POSTGRES_PORT).user("postgres").dbname("postgres");
+            config.host_path(socket).port(POSTGRES_PORT).user("postgres").dbname("postgres");
             match config.connect(NoTls).await {
                 Ok((client, connection)) => {
                     tokio::spawn(async move { drop(connection.await) });
