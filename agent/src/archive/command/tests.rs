@@ -87,3 +87,20 @@ fn nobody_there_and_nowhere_to_write_stop_recovery() {
     assert_eq!(code(socket, directory.path().join("absent/file")), expected(STOPPED), "no folder");
     asked.join().unwrap();
 }
+
+/// The server's log says why: another version speaks otherwise, one that was killed says nothing more.
+#[test]
+fn an_agent_that_is_gone_is_not_taken_for_another_version() {
+    let why = |answer: &str| {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("wal.sock");
+        let asked = answering(&socket, answer.into());
+        let why = fetch(&socket, NAME, &directory.path().join("file")).unwrap_err();
+        asked.join().unwrap();
+        crate::chain::Chain(&why).to_string()
+    };
+    for gone in ["", "\"abs"] {
+        assert!(why(gone).contains("does not answer"), "{gone:?}: {}", why(gone));
+    }
+    assert!(why("\"later\"\n").contains("are both of one version?"));
+}
