@@ -1,5 +1,6 @@
-//! What an earlier primary left unarchived. A standby marks the WAL that it receives as archived, so that after a
-//! crash of the primary nobody's archiver offers the last files any more: the new primary looks for them.
+//! What is missing in the archive although no archiver will offer it any more. A standby marks the WAL that it receives
+//! as archived, so that after a crash of the primary nobody offers the last files: the new primary looks for them. And
+//! what a primary wrote while archiving was turned off counts as archived too.
 
 use std::collections::BTreeSet;
 
@@ -16,14 +17,24 @@ use super::{
 /// So many files in a row that are there end the search: the archiver works in order, but for what it reads ahead.
 const ENOUGH: usize = 8;
 
-/// The segments that the timelines before the newest one must have left in the archive, newest first. A timeline's
-/// last segment is not among them: it is continued under the name of the next timeline, from its first byte on.
-pub(crate) fn owed(openings: &[Opening], size: SegmentSize) -> impl Iterator<Item = Segment> + '_ {
-    openings.windows(2).rev().flat_map(move |pair| {
-        let first = first_of(&pair[0], size);
-        let end = Segment::holding(pair[0].timeline, pair[1].switch, size).absolute(size);
-        (first..end).rev().map(move |number| Segment::numbered(pair[0].timeline, number, size))
-    })
+/// The segments that must be in the archive, newest first: those of the newest timeline before `since`, the first that
+/// its archiver sent, and those of the timelines before. A timeline's last segment is not among them: it is continued
+/// under the name of the next timeline, from its first byte on.
+pub(crate) fn owed(
+    openings: &[Opening],
+    since: Option<Segment>,
+    size: SegmentSize,
+) -> impl Iterator<Item = Segment> + '_ {
+    let before = move |opening: &Opening, end: u64| {
+        let timeline = opening.timeline;
+        (first_of(opening, size)..end).rev().map(move |number| Segment::numbered(timeline, number, size))
+    };
+    let newest = openings.last().zip(since).filter(|(opening, since)| opening.timeline == since.timeline);
+    let newest = newest.into_iter().flat_map(move |(opening, since)| before(opening, since.absolute(size)));
+    let older = openings.windows(2).rev().flat_map(move |pair| {
+        before(&pair[0], Segment::holding(pair[0].timeline, pair[1].switch, size).absolute(size))
+    });
+    newest.chain(older)
 }
 
 /// The timeline of `initdb` begins with segment 1.
@@ -118,7 +129,7 @@ mod tests {
 
     #[test]
     fn each_timeline_owes_what_lies_before_the_next() {
-        let owed = names(owed(&[opening(2, 3), opening(4, 5), opening(5, 6)], SIZE));
+        let owed = names(owed(&[opening(2, 3), opening(4, 5), opening(5, 6)], None, SIZE));
         assert_eq!(
             owed,
             ["000000040000000000000005", "000000020000000000000004", "000000020000000000000003"]
@@ -127,14 +138,33 @@ mod tests {
 
     #[test]
     fn a_timeline_left_in_its_first_segment_owes_nothing() {
-        assert_eq!(owed(&[opening(2, 3), opening(3, 3)], SIZE).count(), 0);
-        assert_eq!(owed(&[opening(2, 3)], SIZE).count(), 0);
+        assert_eq!(owed(&[opening(2, 3), opening(3, 3)], None, SIZE).count(), 0);
+        assert_eq!(owed(&[opening(2, 3)], None, SIZE).count(), 0);
+    }
+
+    #[test]
+    fn the_newest_timeline_owes_what_lies_before_the_first_that_was_sent() {
+        let since = |name: &str| Some(name.parse().unwrap());
+        let openings = [opening(2, 3), opening(3, 5)];
+        let before = names(owed(&openings, since("000000030000000000000007"), SIZE));
+        assert_eq!(
+            before,
+            [
+                "000000030000000000000006",
+                "000000030000000000000005",
+                "000000020000000000000004",
+                "000000020000000000000003"
+            ]
+        );
+        // Sent before this timeline was opened.
+        assert_eq!(owed(&openings, since("000000020000000000000007"), SIZE).count(), 2);
+        assert_eq!(owed(&openings, since("000000030000000000000005"), SIZE).count(), 2);
     }
 
     #[test]
     fn holes_behind_files_read_ahead_are_found() {
         let mut search = Search::default();
-        let owed: Vec<_> = owed(&[opening(2, 3), opening(3, 40)], SIZE).collect();
+        let owed: Vec<_> = owed(&[opening(2, 3), opening(3, 40)], None, SIZE).collect();
         let there = |index: usize| !matches!(index, 0 | 1 | 4);
         let looked =
             owed.iter().enumerate().take_while(|(index, segment)| search.note(**segment, there(*index)));

@@ -71,7 +71,7 @@ pub(crate) async fn fill(
     let Connection::Open(repository) = archive.connection() else { panic!("no store") };
     let (status, restore) = (watch::Sender::new(None), watch::Sender::new(None));
     let mut task = UpkeepTask::new(archive, peers, socket.into(), status, restore);
-    task.fill(&repository, openings).await.map_err(|error| Chain(&error).to_string())
+    task.fill(&repository, openings, None).await.map_err(|error| Chain(&error).to_string())
 }
 
 /// Serves it.
