@@ -327,11 +327,13 @@ async fn missing(
     owed: impl Iterator<Item = Segment>,
 ) -> Result<(Vec<Segment>, BTreeSet<Segment>), UpkeepError> {
     let folders = repository.store.folders(&repository.root.wal()).await?;
-    let oldest = folders.iter().filter_map(|folder| folder.filename()).filter(|name| is_of_segments(name)).min();
+    let oldest =
+        folders.iter().filter_map(|folder| folder.filename()).filter(|name| is_of_segments(name)).min();
     let mut listed: BTreeSet<String> = BTreeSet::new();
     let mut archived = BTreeSet::new();
     let mut search = Search::default();
-    for segment in owed.take_while(|segment| oldest.is_some_and(|oldest| segment.folder().as_str() >= oldest)) {
+    for segment in owed.take_while(|segment| oldest.is_some_and(|oldest| segment.folder().as_str() >= oldest))
+    {
         if listed.insert(segment.folder()) {
             archived.extend(archived_in(repository, &segment.folder()).await?);
         }
@@ -408,8 +410,7 @@ mod tests {
         };
         let missing_before = async |since: u64| {
             let since = Some(named(since).parse().unwrap());
-            let (found, archived) =
-                missing(&repository, gap::owed(&[opening], since, size)).await.unwrap();
+            let (found, archived) = missing(&repository, gap::owed(&[opening], since, size)).await.unwrap();
             let names: Vec<_> = found.iter().map(Segment::to_string).collect();
             (names, found.first().is_some_and(|first| gap::is_hole(*first, &archived, size)))
         };

@@ -79,7 +79,8 @@ pub(crate) async fn data_bytes(socket: &str) -> Result<u64, SqlError> {
 /// Names of all files of `pg_wal`.
 pub(crate) async fn wal_names(socket: &str) -> Result<BTreeSet<String>, SqlError> {
     let session = Session::connect(socket).await?;
-    let names = session.query("SELECT pg_catalog.string_agg(name, ' ') FROM pg_catalog.pg_ls_waldir()").await?;
+    let names =
+        session.query("SELECT pg_catalog.string_agg(name, ' ') FROM pg_catalog.pg_ls_waldir()").await?;
     Ok(names.unwrap_or_default().split(' ').map(str::to_owned).collect())
 }
 
