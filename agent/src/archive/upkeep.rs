@@ -411,8 +411,8 @@ mod tests {
         let missing_before = async |since: u64| {
             let since = Some(named(since).parse().unwrap());
             let (found, archived) = missing(&repository, gap::owed(&[opening], since, size)).await.unwrap();
-            let names: Vec<_> = found.iter().map(Segment::to_string).collect();
-            (names, found.first().is_some_and(|first| gap::is_hole(*first, &archived, size)))
+            let hole = found.first().is_some_and(|first| gap::is_hole(*first, &archived, size));
+            (found.iter().map(Segment::to_string).collect::<Vec<_>>(), hole)
         };
         assert_eq!(missing_before(3).await, (Vec::new(), false), "nothing is there at all");
         for number in [3, 4, 7] {
