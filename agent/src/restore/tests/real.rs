@@ -40,8 +40,10 @@ use crate::{
 };
 
 mod chain;
+mod damage;
 mod encrypted;
 mod failover;
+mod segments;
 mod snapshot;
 mod tablespaces;
 
@@ -73,6 +75,11 @@ struct Scene {
 
 impl Scene {
     fn new(bin_dir: &Path) -> Self {
+        Self::made_with(bin_dir, &[])
+    }
+
+    /// With more options for `initdb`.
+    fn made_with(bin_dir: &Path, options: &[&str]) -> Self {
         let _installed = rustls::crypto::ring::default_provider().install_default();
         let root = tempfile::Builder::new().prefix("restore-").tempdir_in("/tmp").unwrap();
         for name in ["", "run", "store"] {
@@ -100,10 +107,8 @@ impl Scene {
             root,
         };
         let data = scene.path("pg");
-        scene.done(
-            "initdb",
-            &["-D", data.to_str().unwrap(), "-U", "postgres", "--auth=trust", "--data-checksums"],
-        );
+        let own = ["-D", data.to_str().unwrap(), "-U", "postgres", "--auth=trust", "--data-checksums"];
+        scene.done("initdb", &[&own, options].concat());
         scene.serve_archive();
         scene
     }
