@@ -27,6 +27,8 @@ mod drill;
 mod encryption;
 #[path = "backup/in_place.rs"]
 mod in_place;
+#[path = "backup/killed.rs"]
+mod killed;
 #[path = "backup/snapshots.rs"]
 mod snapshots;
 #[path = "backup/weeks.rs"]
@@ -165,10 +167,14 @@ async fn condition(database: &Database, type_: &str, status: &str) -> Result<Str
     Ok(found.message.clone())
 }
 
+async fn status_of(database: &Database, backup: &str) -> Result<Value> {
+    let read = database.kubectl(&["get", "backup", backup, "-o", "json"]).await?;
+    Ok(serde_json::from_str::<Value>(&read)?["status"].clone())
+}
+
 async fn completed(database: &Database, backup: &str) -> Result<Value> {
     let look = async || {
-        let read = database.kubectl(&["get", "backup", backup, "-o", "json"]).await?;
-        let status = serde_json::from_str::<Value>(&read)?["status"].clone();
+        let status = status_of(database, backup).await?;
         ensure!(status["phase"] == "Completed", "{backup}: {status}");
         Ok(status)
     };
@@ -224,12 +230,16 @@ async fn the_sample_is_backed_up_and_restored_between_two_writes() -> Result<()>
 }
 
 /// As a person does it.
-async fn request(database: &Database, name: &str) -> Result<Value> {
+async fn create(database: &Database, name: &str) -> Result<()> {
     let backup = json!({
         "apiVersion": "db.example.com/v1alpha1", "kind": "Backup",
         "metadata": {"name": name, "namespace": database.namespace}, "spec": {"database": database.name},
     });
-    database.kubectl.run_with(&["create", "-f", "-"], &backup.to_string()).await?;
+    database.kubectl.run_with(&["create", "-f", "-"], &backup.to_string()).await.map(drop)
+}
+
+async fn request(database: &Database, name: &str) -> Result<Value> {
+    create(database, name).await?;
     completed(database, name).await
 }
 
