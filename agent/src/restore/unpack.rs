@@ -169,3 +169,75 @@ impl Read for Arriving {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        archive::tests::{
+            faulty::{Fault, Faulty},
+            root,
+        },
+        backup::chain::tests::backup,
+    };
+
+    const ARCHIVE: &str = "base.tar";
+
+    /// A backup of one file, in three pieces.
+    async fn stored(store: &Store, root: &Root) -> (Contents, Vec<u8>) {
+        let bytes: Vec<u8> = (0..=250).cycle().take(100_000).collect();
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o600);
+        let mut tar = tar::Builder::new(Vec::new());
+        tar.append_data(&mut header, "base/1/16384", &bytes[..]).unwrap();
+        let tar = tar.into_inner().unwrap();
+        let mut backup = backup(1, 1, 1);
+        let pieces: Vec<_> = tar.chunks(40_000).collect();
+        for (number, piece) in pieces.iter().enumerate() {
+            let path = root.piece(&backup.summary.name, ARCHIVE, number);
+            store.put(&path, frame::compress(piece).unwrap()).await.unwrap();
+        }
+        let (name, size_bytes) = (ARCHIVE.to_owned(), tar.len() as u64);
+        backup.archives = vec![ArchiveContents { name, pieces: pieces.len(), size_bytes }];
+        (backup, bytes)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_fails_for_a_while_is_waited_for() {
+        let (faulty, root) = (Faulty::default(), root());
+        let store = faulty.store();
+        let (backup, bytes) = stored(&store, &root).await;
+        for fault in [Fault::Unavailable, Fault::CutBody, Fault::Hang, Fault::Forbidden] {
+            faulty.next(fault);
+        }
+        let place = tempfile::tempdir().unwrap();
+        let into = place.path().join("into");
+        unpack(&store, &root, &backup, &into, |_| {}).await.unwrap();
+        assert!(fs::read(into.join("base/1/16384")).unwrap() == bytes, "other bytes");
+    }
+
+    #[tokio::test]
+    async fn a_piece_that_is_lost_or_was_changed_ends_the_restore() {
+        let (faulty, root) = (Faulty::default(), root());
+        let store = faulty.store();
+        let (backup, _) = stored(&store, &root).await;
+        let path = root.piece(&backup.summary.name, ARCHIVE, 1);
+        let whole = store.get(&path).await.unwrap().unwrap();
+        let place = tempfile::tempdir().unwrap();
+        let mut changed = whole.clone();
+        changed[whole.len() / 2] ^= 1;
+        for (number, wrong) in [changed, whole[..whole.len() / 2].to_vec()].into_iter().enumerate() {
+            store.put(&path, wrong).await.unwrap();
+            let into = place.path().join(number.to_string());
+            let error = unpack(&store, &root, &backup, &into, |_| {}).await.unwrap_err();
+            assert!(
+                matches!(&error, UnpackError::Damaged { path: told, .. } if *told == path.to_string()),
+                "{error}"
+            );
+        }
+        assert_eq!(store.delete(vec![path.clone()]).await.len(), 0);
+        let error = unpack(&store, &root, &backup, &place.path().join("lost"), |_| {}).await.unwrap_err();
+        assert!(matches!(&error, UnpackError::Missing(told) if *told == path.to_string()), "{error}");
+    }
+}
