@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use kube::{Api, Client, Config, api::PostParams};
 use proto::{
     api::backup::{Backup, BackupPhase, BackupSpec, BackupStatus},
-    pod::{ENV_BACKUP, ENV_DATABASE, ENV_POD_NAMESPACE},
+    pod::{ENV_BACKUP, ENV_BACKUP_METHOD, ENV_DATABASE, ENV_POD_NAMESPACE},
     wire::snapshot::BackupMethod,
 };
 use tokio::time::{Instant, sleep, timeout};
@@ -28,23 +28,30 @@ const EXISTS: u16 = 409;
 /// Makes it and waits.
 pub(crate) async fn run() -> anyhow::Result<()> {
     let variable = |name| env::var(name).with_context(|| format!("environment variable {name} is not set"));
-    let (name, database) = (variable(ENV_BACKUP)?, variable(ENV_DATABASE)?);
+    let name = variable(ENV_BACKUP)?;
+    let spec =
+        BackupSpec { database: variable(ENV_DATABASE)?, method: method(env::var(ENV_BACKUP_METHOD).ok())? };
     let config = Config::incluster().context("finding the API server")?;
     let client = Client::try_from(config).context("preparing to talk to the API server")?;
     let backups: Api<Backup> = Api::namespaced(client, &variable(ENV_POD_NAMESPACE)?);
-    let waiting = Box::pin(wait(&backups, &name, &database));
+    let waiting = Box::pin(wait(&backups, &name, &spec));
     match timeout(LONGEST, waiting).await {
         Ok(outcome) => outcome,
         Err(_) => bail!("Backup {name} did not end within {} hours", LONGEST.as_secs() / 3_600),
     }
 }
 
-async fn wait(backups: &Api<Backup>, name: &str, database: &str) -> anyhow::Result<()> {
+fn method(named: Option<String>) -> anyhow::Result<BackupMethod> {
+    let Some(named) = named else { return Ok(BackupMethod::default()) };
+    serde_json::from_value(named.as_str().into()).with_context(|| format!("{ENV_BACKUP_METHOD} is {named:?}"))
+}
+
+async fn wait(backups: &Api<Backup>, name: &str, spec: &BackupSpec) -> anyhow::Result<()> {
     let mut answered = Instant::now();
     let mut asked = false;
     loop {
         let step = match asked {
-            false => ask(backups, name, database).await.map(|()| None),
+            false => ask(backups, name, spec).await.map(|()| None),
             true => look(backups, name).await,
         };
         match step {
@@ -61,9 +68,8 @@ async fn wait(backups: &Api<Backup>, name: &str, database: &str) -> anyhow::Resu
 }
 
 /// A pod that was made again for the same Job finds what the first one made.
-async fn ask(backups: &Api<Backup>, name: &str, database: &str) -> anyhow::Result<()> {
-    let backup =
-        Backup::new(name, BackupSpec { database: database.to_owned(), method: BackupMethod::Physical });
+async fn ask(backups: &Api<Backup>, name: &str, spec: &BackupSpec) -> anyhow::Result<()> {
+    let (backup, database) = (Backup::new(name, spec.clone()), &spec.database);
     let params = PostParams::default();
     match timeout(CALL_TIMEOUT, backups.create(&params, &backup))
         .await

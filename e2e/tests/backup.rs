@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use e2e::{
     fault::{cluster::Fault, container::Container},
     images,
-    s3::{self, ACCESS_KEY, SECRET_KEY, Server},
+    s3::{self, ACCESS_KEY, Bucket, SECRET_KEY, Server},
     scenario::{
         database::Database,
         fault,
@@ -18,13 +18,21 @@ use e2e::{
         writer::Writer,
     },
 };
-use proto::api::status::{CONTINUOUS_ARCHIVING, RESTORABLE, RESTORE_PROVEN};
+use proto::api::status::{CONTINUOUS_ARCHIVING, RESTORABLE};
 use serde_json::{Value, json};
 
+#[path = "backup/drill.rs"]
+mod drill;
 #[path = "backup/encryption.rs"]
 mod encryption;
+#[path = "backup/in_place.rs"]
+mod in_place;
+#[path = "backup/killed.rs"]
+mod killed;
 #[path = "backup/snapshots.rs"]
 mod snapshots;
+#[path = "backup/weeks.rs"]
+mod weeks;
 
 /// From one state to the next on a machine that also builds.
 const LIMIT: Duration = Duration::from_mins(4);
@@ -33,13 +41,15 @@ const TELL_LIMIT: Duration = Duration::from_mins(1);
 /// A statement on a busy machine.
 const QUERY_LIMIT: Duration = Duration::from_secs(30);
 const BUCKET: &str = "my-backups";
+/// In the bucket: each Database has a folder of its own in it.
+const FOLDER: &str = "orders-db";
 const SECRET: &str = "s3-keys";
 
 /// A namespace with a store in it.
 struct Ground {
     stage: Stage,
     namespace: &'static str,
-    endpoint: String,
+    server: Server,
 }
 
 impl Ground {
@@ -53,10 +63,12 @@ impl Ground {
         let server = Server::start(&stage.client, namespace, &[BUCKET]).await?;
         let secret = json!({
             "apiVersion": "v1", "kind": "Secret", "metadata": {"name": SECRET, "namespace": namespace},
-            "stringData": {"accessKeyId": ACCESS_KEY, "secretAccessKey": SECRET_KEY},
+            "stringData": {
+                "accessKeyId": ACCESS_KEY, "secretAccessKey": SECRET_KEY, "ca.crt": server.authority,
+            },
         });
         stage.kubectl.run_with(&["apply", "-f", "-"], &secret.to_string()).await?;
-        Ok(Some(Self { stage, namespace, endpoint: server.endpoint }))
+        Ok(Some(Self { stage, namespace, server }))
     }
 
     async fn database(&self, name: &str) -> Result<Database> {
@@ -69,10 +81,25 @@ impl Ground {
             "replicas": replicas, "version": "16", "storage": {"size": "1Gi"},
             "backup": {
                 "enabled": true, "schedule": "0 3 * * *", "retention": 14,
-                "destination": format!("s3://{BUCKET}/orders-db"),
-                "endpoint": self.endpoint, "credentials": {"secretName": SECRET},
+                "destination": format!("s3://{BUCKET}/{FOLDER}"),
+                "endpoint": self.server.endpoint, "credentials": {"secretName": SECRET},
             },
         })
+    }
+
+    /// What is stored, as the test sees it.
+    fn bucket(&self) -> Result<Bucket> {
+        self.server.bucket(BUCKET)
+    }
+
+    /// Where a Database that is gone has left its backups, as a restore names it.
+    fn repository(&self, uid: &str) -> Value {
+        let backup = &self.sample(1)["backup"];
+        let mut repository = json!({"uid": uid});
+        for field in ["destination", "endpoint", "credentials"] {
+            repository[field] = backup[field].clone();
+        }
+        repository
     }
 
     /// A Database of one instance that begins at `target` of `source`; returns when it serves.
@@ -107,6 +134,10 @@ async fn text(database: &Database, statement: &str) -> Result<String> {
     Ok(rows.first().context("no row")?.try_get(0)?)
 }
 
+async fn uid(database: &Database) -> Result<String> {
+    database.kubectl(&["get", "db", &database.name, "-o", "jsonpath={.metadata.uid}"]).await
+}
+
 /// A moment with a second of silence on each side, by the server's clock.
 async fn moment(database: &Database) -> Result<String> {
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -136,10 +167,14 @@ async fn condition(database: &Database, type_: &str, status: &str) -> Result<Str
     Ok(found.message.clone())
 }
 
+async fn status_of(database: &Database, backup: &str) -> Result<Value> {
+    let read = database.kubectl(&["get", "backup", backup, "-o", "json"]).await?;
+    Ok(serde_json::from_str::<Value>(&read)?["status"].clone())
+}
+
 async fn completed(database: &Database, backup: &str) -> Result<Value> {
     let look = async || {
-        let read = database.kubectl(&["get", "backup", backup, "-o", "json"]).await?;
-        let status = serde_json::from_str::<Value>(&read)?["status"].clone();
+        let status = status_of(database, backup).await?;
         ensure!(status["phase"] == "Completed", "{backup}: {status}");
         Ok(status)
     };
@@ -195,12 +230,16 @@ async fn the_sample_is_backed_up_and_restored_between_two_writes() -> Result<()>
 }
 
 /// As a person does it.
-async fn request(database: &Database, name: &str) -> Result<Value> {
+async fn create(database: &Database, name: &str) -> Result<()> {
     let backup = json!({
         "apiVersion": "db.example.com/v1alpha1", "kind": "Backup",
         "metadata": {"name": name, "namespace": database.namespace}, "spec": {"database": database.name},
     });
-    database.kubectl.run_with(&["create", "-f", "-"], &backup.to_string()).await?;
+    database.kubectl.run_with(&["create", "-f", "-"], &backup.to_string()).await.map(drop)
+}
+
+async fn request(database: &Database, name: &str) -> Result<Value> {
+    create(database, name).await?;
     completed(database, name).await
 }
 
@@ -324,85 +363,10 @@ async fn accounted_for(ground: &Ground, source: &Database, name: &str, moment: &
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the lab; run by `cargo lab test`"]
-async fn a_drill_proves_backups_that_build_on_each_other_and_leaves_nothing_behind() -> Result<()> {
-    let Some(ground) = Ground::prepare("backup-drill").await? else { return Ok(()) };
-    let Some(lab) = ground.stage.cluster.lab_for(Fault::Container) else { return Ok(()) };
-    images::ensure(lab, &["17".parse()?]).await?;
-    let mut spec = ground.sample(2);
-    spec["version"] = json!("17");
-    spec["backup"]["fullEvery"] = json!(3);
-    let database = formed_as(&ground, "drilled", 2, &spec).await?;
-    let newest = increment(&database).await?;
-    query(&database, "INSERT INTO ledger VALUES (3)").await?;
-    archived(&database).await?;
-    spec["backup"]["drillSchedule"] = json!("0 6 * * 0");
-    database.apply(&spec).await?;
-    let there = async || database.kubectl(&["get", "cronjob", "drilled-drill"]).await;
-    wait::until("the schedule of drills", LIMIT, there).await?;
-    let message = drill(&database, "good", "True").await?;
-    ensure!(message.contains("pg_amcheck"), "{message}");
-    let status = database.status().await?;
-    ensure!(status.last_proven_restore_time.is_some());
-    let proven = status.restore_drill.as_ref().and_then(|drill| drill.backup_id.as_ref());
-    ensure!(newest == json!(proven), "{proven:?} was restored, not {newest}");
-
-    let bucket = "s3://no-such-bucket/orders-db";
-    spec["backup"]["destination"] = json!(bucket);
-    database.apply(&spec).await?;
-    let map = ["get", "configmap", "drilled-drill", "-o", "jsonpath={.data}"];
-    let told = async || {
-        ensure!(database.kubectl(&map).await?.contains(bucket), "the bucket is not told yet");
-        Ok(())
-    };
-    wait::until("the wrong bucket to be told", LIMIT, told).await?;
-    drill(&database, "bad", "False").await?;
-    let proven = database.status().await?.last_proven_restore_time;
-    ensure!(proven == status.last_proven_restore_time, "a failure takes no proof away");
-    ground.clear().await
-}
-
-/// Name of an incremental backup, taken from a standby.
-async fn increment(database: &Database) -> Result<Value> {
-    // The first one of all may be of a time when there was no standby yet to note what changes from then on.
-    let parent = changed_and_backed_up(database, "parent", 1).await?;
-    let child = changed_and_backed_up(database, "child", 2).await?;
-    ensure!(child["kind"] == "Incremental" && child["parent"] == parent["backupId"], "{child}");
-    ensure!(child["instance"] != json!(database.primary().await?.name), "a standby takes it: {child}");
-    Ok(child["backupId"].clone())
-}
-
-/// A standby goes on from the last checkpoint that it has replayed: there has to be a new one.
-async fn changed_and_backed_up(database: &Database, name: &str, row: i64) -> Result<Value> {
-    query(database, &format!("INSERT INTO ledger VALUES ({row})")).await?;
-    query(database, "CHECKPOINT").await?;
-    moment(database).await?;
-    let status = request(database, name).await?;
-    say(&format!("{name}: {} {} in {}", status["kind"], status["size"], status["duration"]));
-    Ok(status)
-}
-
-/// Runs one by hand until it is told, and its volume gone.
-async fn drill(database: &Database, job: &str, expected: &str) -> Result<String> {
-    database.kubectl(&["create", "job", job, "--from=cronjob/drilled-drill"]).await?;
-    let told = async || condition(database, RESTORE_PROVEN, expected).await;
-    let (message, took) = wait::until("a drill to be told", LIMIT, told).await?;
-    say(&format!("after {:.0} s: {message}", took.as_secs_f64()));
-    let gone = async || {
-        let left = database.kubectl(&["get", "pvc,pod", "-l", "db.example.com/helps", "-o", "name"]).await?;
-        let left: Vec<_> = left.lines().filter(|name| name.contains(job)).collect();
-        ensure!(left.is_empty(), "left: {left:?}");
-        Ok(())
-    };
-    wait::until("its volume to go", LIMIT, gone).await?;
-    Ok(message)
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs the lab; run by `cargo lab test`"]
 async fn what_is_deleted_after_a_last_backup_comes_back_from_it() -> Result<()> {
     let Some(ground) = Ground::prepare("backup-last").await? else { return Ok(()) };
     let database = formed(&ground, "leaving", 1).await?;
-    let uid = database.kubectl(&["get", "db", "leaving", "-o", "jsonpath={.metadata.uid}"]).await?;
+    let uid = uid(&database).await?;
     query(&database, "INSERT INTO ledger VALUES (1)").await?;
     let patch = json!({"spec": {"deletionPolicy": "DeleteAfterBackup"}}).to_string();
     database.kubectl(&["patch", "db", "leaving", "--type=merge", "-p", &patch]).await?;
@@ -417,11 +381,7 @@ async fn what_is_deleted_after_a_last_backup_comes_back_from_it() -> Result<()> 
 
     let back = ground.database("back").await?;
     let mut spec = ground.sample(1);
-    let mut repository = json!({"uid": uid});
-    for field in ["destination", "endpoint", "credentials"] {
-        repository[field] = spec["backup"][field].clone();
-    }
-    spec["bootstrap"] = json!({"restore": {"from": {"repository": repository}}});
+    spec["bootstrap"] = json!({"restore": {"from": {"repository": ground.repository(&uid)}}});
     back.apply(&spec).await?;
     verdict::whole(&back, 1, LIMIT).await?;
     ensure!(ids(&back, "true").await? == BTreeSet::from([1]), "the row that was written last");

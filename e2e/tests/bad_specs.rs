@@ -68,6 +68,10 @@ fn backups() -> Vec<Bad> {
             backup(&json!({"drillSchedule": "weekly"})),
             &["spec.backup.drillSchedule", "weekly", "five fields"],
         ),
+        bad(
+            backup(&json!({"snapshotSchedule": "hourly"})),
+            &["spec.backup.snapshotSchedule", "hourly", "five fields"],
+        ),
         bad(backup(&json!({"retention": 0})), &["spec.backup.retention", "greater than or equal to 1"]),
         bad(backup(&json!({"retention": 9999})), &["spec.backup.retention", "less than or equal to 3650"]),
         bad(backup(&json!({"retention": "14d"})), &["spec.backup.retention", "integer"]),

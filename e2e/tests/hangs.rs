@@ -10,7 +10,7 @@ use e2e::{
         ordeal::{Ordeal, Until},
         stage::Stage,
         trial::{Report, survive_ordeal},
-        trouble::{Ground, Trouble, Who},
+        trouble::{Ground, Manner, Trouble, Who},
     },
 };
 use tokio::sync::OnceCell;
@@ -29,7 +29,7 @@ async fn undergo(ordeal: Ordeal) -> Result<Option<Report>> {
         return Ok(None);
     }
     CLEARED.get_or_try_init(|| stage.without(NAMESPACE)).await?;
-    let ground = Ground::prepare(stage, NAMESPACE, "sleepy", "Standard").await?;
+    let ground = Ground::prepare(stage, NAMESPACE, "sleepy", Manner::default()).await?;
     survive_ordeal(&ground, &ordeal).await.map(Some)
 }
 

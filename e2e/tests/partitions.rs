@@ -15,7 +15,7 @@ use e2e::{
         ordeal::{Ordeal, Until},
         stage::Stage,
         trial::{Report, survive_ordeal},
-        trouble::{Ground, Trouble, Who},
+        trouble::{Ground, Manner, Trouble, Who},
     },
 };
 use tokio::sync::OnceCell;
@@ -34,7 +34,7 @@ async fn cut(from: From, direction: Direction, until: Until) -> Result<Option<Re
         return Ok(None);
     }
     CLEARED.get_or_try_init(|| stage.without(NAMESPACE)).await?;
-    let ground = Ground::prepare(stage, NAMESPACE, "divided", "Standard").await?;
+    let ground = Ground::prepare(stage, NAMESPACE, "divided", Manner::default()).await?;
     let ordeal = Ordeal::of(Trouble::Cut(Who::Primary, from, direction), until);
     survive_ordeal(&ground, &ordeal).await.map(Some)
 }

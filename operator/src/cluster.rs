@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::{Resource, api::ObjectMeta};
+use kube::{Resource, ResourceExt, api::ObjectMeta};
 use proto::{
     api::{
         database::Database,
@@ -98,6 +98,11 @@ impl Cluster {
     /// Metadata of a child that goes with the Database.
     pub(crate) fn owned(&self, name: String) -> ObjectMeta {
         ObjectMeta { owner_references: Some(vec![self.owner.clone()]), ..self.kept(name) }
+    }
+
+    /// Whether an object goes with this very Database, and not with an earlier one of its name.
+    pub(crate) fn owns(&self, object: &impl ResourceExt) -> bool {
+        object.owner_references().iter().any(|owner| owner.uid == self.owner.uid)
     }
 
     /// Metadata of a child that outlives the Database unless `deletionPolicy` says otherwise.

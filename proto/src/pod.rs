@@ -90,6 +90,8 @@ pub const ENV_DATABASE: &str = "DATABASE";
 
 /// Environment of the pod that asks for a backup: name of the `Backup` to make.
 pub const ENV_BACKUP: &str = "BACKUP";
+/// Environment of the same pod: `spec.method` of the `Backup`, if not `Physical`.
+pub const ENV_BACKUP_METHOD: &str = "BACKUP_METHOD";
 
 /// Label on everything that belongs to a Database; its value is the Database's name.
 pub const LABEL_DATABASE: &str = "db.example.com/database";

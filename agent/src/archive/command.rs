@@ -243,6 +243,13 @@ impl Conversation {
         let mut line = String::new();
         let failed = |source| CommandError::Socket { socket: self.socket.clone(), source };
         self.reader.read_line(&mut line).map_err(failed)?;
+        // The other end is gone.
+        if !line.ends_with('\n') {
+            return Err(failed(io::ErrorKind::UnexpectedEof.into()));
+        }
         serde_json::from_str(&line).map_err(CommandError::Shape)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
+use object_store::path::Path;
 use proto::{
     postgres::SystemIdentifier,
     wire::{
@@ -61,6 +62,12 @@ struct Description {
     created_at: Timestamp,
 }
 
+impl Description {
+    fn of(root: &Root) -> Self {
+        Self { format: FORMAT, system_identifier: root.system_identifier(), created_at: Timestamp::now() }
+    }
+}
+
 /// Why the store does not work.
 #[derive(Debug, thiserror::Error)]
 enum CheckError {
@@ -94,7 +101,8 @@ impl ConnectionTask {
             let basis = self.basis();
             let changed = basis.as_ref().ok().and_then(Option::as_ref) != tried.as_ref();
             if changed {
-                open = None;
+                // What was tried before is tried anew if it comes back.
+                (open, tried) = (None, None);
             }
             match basis {
                 Err(error) => self.tell(Connection::Pending, Some(&error.into())),
@@ -162,12 +170,11 @@ fn open((config, credentials, uid, system_identifier): &Basis) -> Result<Reposit
 async fn try_out(repository: &Repository) -> Result<(), CheckError> {
     let Repository { store, root } = repository;
     let path = root.description();
-    let description = Description {
-        format: FORMAT,
-        system_identifier: root.system_identifier(),
-        created_at: Timestamp::now(),
+    let text = match described(store, &path).await? {
+        // A store that ignores conditions gets back what it has.
+        Some(text) => text,
+        None => serde_json::to_vec_pretty(&Description::of(root)).unwrap_or_default(),
     };
-    let text = serde_json::to_vec_pretty(&description).unwrap_or_default();
     if store.put_new(&path, text.clone()).await? == Written::New
         && store.put_new(&path, text).await? == Written::New
     {
@@ -179,3 +186,15 @@ async fn try_out(repository: &Repository) -> Result<(), CheckError> {
         _ => Ok(store.try_identities(&root.identities_test()).await?),
     }
 }
+
+/// The description that is there, if there is one.
+async fn described(store: &Store, path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
+    match store.get(path).await {
+        // To keys that may not list, S3 does not say that there is nothing.
+        Err(StoreError::Refused { .. }) => Ok(None),
+        described => described,
+    }
+}
+
+#[cfg(test)]
+mod tests;

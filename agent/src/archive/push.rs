@@ -5,6 +5,8 @@
 //! where there is none, and one that is there is compared by what it says decrypted and uncompressed: no two files
 //! that were encrypted are alike.
 
+use std::thread;
+
 use proto::wire::backup::ArchiveFailure;
 use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 
@@ -68,13 +70,17 @@ impl PushError {
 }
 
 impl WalFile {
-    /// Compresses what is to be compressed.
+    /// Compresses what is to be compressed. The server waits for each file: both looks at it happen at once.
     pub(crate) fn prepare(name: WalName, contents: &[u8]) -> std::io::Result<Self> {
-        let stored = match name {
-            WalName::Segment(_) | WalName::Partial(_) => frame::compress(contents)?,
-            WalName::History(_) | WalName::BackupLabel(..) => contents.to_vec(),
-        };
-        Ok(Self { name, fingerprint: fingerprint(contents), stored })
+        thread::scope(|scope| {
+            let looking = scope.spawn(|| fingerprint(contents));
+            let stored = match name {
+                WalName::Segment(_) | WalName::Partial(_) => frame::compress(contents)?,
+                WalName::History(_) | WalName::BackupLabel(..) => contents.to_vec(),
+            };
+            let fingerprint = looking.join().map_err(|_| std::io::Error::other("hashing it failed"))?;
+            Ok(Self { name, fingerprint, stored })
+        })
     }
 }
 

@@ -117,7 +117,10 @@ enum Offered {
 
 async fn offered(archive: &Archive, name: &str, ahead: bool) -> Offered {
     let repository = match archive.connection() {
-        Connection::Disabled => return Offered::Answer(Reply::Done),
+        Connection::Disabled => {
+            archive.noted().forget_acknowledged();
+            return Offered::Answer(Reply::Done);
+        }
         Connection::Pending => {
             return Offered::Answer(refused(archive, "the archive's store is not open (yet)"));
         }
@@ -239,6 +242,9 @@ pub(crate) struct Noted {
     pub(crate) last: Option<ArchivedWal>,
     /// The highest segment of the newest timeline among those: all before it are in the archive.
     pub(crate) newest: Option<Segment>,
+    /// The first segment that the server's archiver sent since archiving was turned on, or since this member leads:
+    /// what was written before, others have sent, or nobody.
+    pub(crate) first: Option<Segment>,
     /// The last failure since.
     pub(crate) error: Option<ArchiveFailure>,
     /// What happened since this process began.
@@ -286,6 +292,7 @@ impl Noted {
         }
         if let WalName::Segment(segment) = name {
             if !ahead {
+                self.first.get_or_insert(segment);
                 self.newest = self.newest.max(Some(segment));
             }
             self.acknowledged.push_back(name);
@@ -301,8 +308,9 @@ impl Noted {
         self.counts.failed += 1;
     }
 
-    /// Another server may write files of the same names now.
+    /// Another server may write files of the same names now, or the archive may miss what is written from now on.
     pub(crate) fn forget_acknowledged(&mut self) {
         self.acknowledged.clear();
+        self.first = None;
     }
 }

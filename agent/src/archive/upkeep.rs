@@ -25,7 +25,7 @@ use tokio::{
 use super::{
     Archive,
     connection::{Connection, Repository},
-    gap::{self, Search},
+    gap::{self, Search, Unfit},
     layout::segment_of,
     names::{Segment, SegmentSize, WalName},
     push::{self, PushError, WalFile},
@@ -50,6 +50,8 @@ const COUNT_EVERY: Duration = Duration::from_secs(10);
 const RELEASE_EVERY: Duration = Duration::from_mins(5);
 /// A failed search for what is missing is repeated after this.
 const SEARCH_EVERY: Duration = Duration::from_secs(10);
+/// One that found a hole: nothing but a new backup helps.
+const SEARCH_HOLE_EVERY: Duration = Duration::from_mins(5);
 /// How exactly the latest time that can be restored to is known.
 const HEARTBEAT_EVERY: Duration = Duration::from_mins(1);
 /// Heartbeats that wait for their segment to be archived; older ones say less.
@@ -65,7 +67,7 @@ pub(crate) struct Latest {
 
 /// Why a round came to nothing.
 #[derive(Debug, thiserror::Error)]
-enum UpkeepError {
+pub(super) enum UpkeepError {
     #[error(transparent)]
     Sql(#[from] SqlError),
     #[error(transparent)]
@@ -80,6 +82,11 @@ enum UpkeepError {
     Hole(Segment),
     #[error("the history of timeline {0} is not on this disk")]
     NoHistory(WalName),
+    #[error(
+        "pg_wal/{segment} of this server is not what its name says and was not archived: the archive has a hole; take \
+         a new backup, and look at that disk"
+    )]
+    Unfit { segment: Segment, source: Unfit },
 }
 
 /// The task.
@@ -90,8 +97,8 @@ pub(crate) struct UpkeepTask {
     status: watch::Sender<Option<ArchiveStatus>>,
     restore: watch::Sender<Option<RestoreProgress>>,
     size: Option<SegmentSize>,
-    /// Epoch in which this member led, and whether all before is archived.
-    complete: Option<(Epoch, bool)>,
+    /// Epoch in which this member led, the first segment that it sent, and whether all before is archived.
+    complete: Option<(Epoch, Option<Segment>, bool)>,
     search_at: Instant,
     guard_at: Instant,
     release_at: Instant,
@@ -172,6 +179,7 @@ impl UpkeepTask {
 
     /// Nothing is archived, so nothing is kept for it.
     async fn release(&mut self) -> Result<(), UpkeepError> {
+        self.complete = None;
         if Instant::now() >= self.release_at {
             self.release_at = Instant::now() + RELEASE_EVERY;
             archiving::drop_guard(&self.socket).await?;
@@ -202,61 +210,50 @@ impl UpkeepTask {
     async fn lead(&mut self, repository: &Repository) -> Result<(), UpkeepError> {
         let shown = self.archive.published();
         let Some(document) = &shown.document else { return Ok(()) };
-        let epoch = shown.status.epoch;
-        if self.complete != Some((epoch, true)) && Instant::now() >= self.search_at {
-            self.search_at = Instant::now() + SEARCH_EVERY;
-            if let Err(error) = self.fill(repository, &document.history).await {
-                self.complete = Some((epoch, false));
-                return Err(error);
-            }
-            self.complete = Some((epoch, true));
+        let (epoch, since) = (shown.status.epoch, self.archive.noted().first);
+        if self.complete != Some((epoch, since, true)) && Instant::now() >= self.search_at {
+            let filled = self.fill(repository, &document.history, since).await;
+            self.complete = Some((epoch, since, filled.is_ok()));
+            let hole = matches!(filled, Err(UpkeepError::Hole(_)));
+            self.search_at = Instant::now() + if hole { SEARCH_HOLE_EVERY } else { SEARCH_EVERY };
+            filled?;
             archiving::drop_guard(&self.socket).await?;
         }
         self.beat(repository).await
     }
 
-    /// Archives what the timelines before this one left, and the history file of this one.
-    async fn fill(&mut self, repository: &Repository, openings: &[Opening]) -> Result<(), UpkeepError> {
-        let size = self.size().await?;
+    /// Archives what is missing of the timelines before this one, and of this one before the segment `since`; and the
+    /// history file of this one.
+    pub(super) async fn fill(
+        &mut self,
+        repository: &Repository,
+        openings: &[Opening],
+        since: Option<Segment>,
+    ) -> Result<(), UpkeepError> {
         if let Some(opening) = openings.last().filter(|opening| opening.timeline.0.get() > 1) {
             let name = WalName::History(opening.timeline);
             if !repository.store.exists(&repository.root.wal_file(&name, self.archive.pod())).await? {
                 let text = archiving::wal_file(&self.socket, &name.to_string()).await?;
-                self.push(repository, name.clone(), text.ok_or(UpkeepError::NoHistory(name))?).await?;
+                let text = text.ok_or_else(|| UpkeepError::NoHistory(name.clone()))?;
+                archive_left(repository, self.archive.pod(), name, text).await?;
             }
         }
-        let mut folders: BTreeSet<String> = BTreeSet::new();
-        let mut archived = BTreeSet::new();
-        let mut search = Search::default();
-        for segment in gap::owed(openings, size) {
-            if folders.insert(segment.folder()) {
-                archived.extend(archived_in(repository, &segment.folder()).await?);
-            }
-            if !search.note(segment, archived.contains(&segment)) {
-                break;
+        let size = self.size().await?;
+        let (missing, archived) = missing(repository, gap::owed(openings, since, size)).await?;
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let here = archiving::wal_names(&self.socket).await?;
+        let (here, gone): (Vec<_>, Vec<_>) =
+            missing.into_iter().partition(|segment| here.contains(&segment.to_string()));
+        for segment in here {
+            if let Some(contents) = archiving::wal_file(&self.socket, &segment.to_string()).await? {
+                archive_left(repository, self.archive.pod(), WalName::Segment(segment), contents).await?;
             }
         }
-        for segment in search.missing() {
-            match archiving::wal_file(&self.socket, &segment.to_string()).await? {
-                Some(contents) => self.push(repository, WalName::Segment(segment), contents).await?,
-                None if gap::is_hole(segment, &archived, size) => return Err(UpkeepError::Hole(segment)),
-                None => {}
-            }
-        }
-        Ok(())
-    }
-
-    async fn push(
-        &self,
-        repository: &Repository,
-        name: WalName,
-        contents: Vec<u8>,
-    ) -> Result<(), UpkeepError> {
-        tracing::info!(%name, "archiving what an earlier primary left");
-        let of = name.clone();
-        let file = tokio::task::spawn_blocking(move || WalFile::prepare(of, &contents)).await;
-        let file = file.map_err(|_| UpkeepError::Panicked)?.map_err(UpkeepError::Compress)?;
-        Ok(push::push(&repository.store, &repository.root, self.archive.pod(), file).await?)
+        let mut gone = gone.into_iter();
+        gone.find(|segment| gap::is_hole(*segment, &archived, size))
+            .map_or(Ok(()), |hole| Err(UpkeepError::Hole(hole)))
     }
 
     /// Commits now and then, and notes which of those commits the archive has.
@@ -311,7 +308,7 @@ impl UpkeepTask {
             last_archived,
             waiting: self.waiting.map(|waiting| waiting.files),
             waiting_since: self.waiting.and_then(|waiting| waiting.since),
-            gap_free: self.complete.filter(|_| primary).map(|(_, complete)| complete),
+            gap_free: self.complete.filter(|_| primary).map(|(_, _, complete)| complete),
             last_error,
             backup: None,
         }));
@@ -321,4 +318,111 @@ impl UpkeepTask {
 async fn archived_in(repository: &Repository, folder: &str) -> Result<Vec<Segment>, StoreError> {
     let objects = repository.store.list(&repository.root.wal().join(folder)).await?;
     Ok(objects.iter().filter_map(|object| segment_of(&object.location)).collect())
+}
+
+/// Of the segments that are `owed`, newest first, those that are missing, oldest first; and what is there beside them.
+/// Nothing is owed from before the archive's own beginning.
+async fn missing(
+    repository: &Repository,
+    owed: impl Iterator<Item = Segment>,
+) -> Result<(Vec<Segment>, BTreeSet<Segment>), UpkeepError> {
+    let folders = repository.store.folders(&repository.root.wal()).await?;
+    let oldest =
+        folders.iter().filter_map(|folder| folder.filename()).filter(|name| is_of_segments(name)).min();
+    let mut listed: BTreeSet<String> = BTreeSet::new();
+    let mut archived = BTreeSet::new();
+    let mut search = Search::default();
+    for segment in owed.take_while(|segment| oldest.is_some_and(|oldest| segment.folder().as_str() >= oldest))
+    {
+        if listed.insert(segment.folder()) {
+            archived.extend(archived_in(repository, &segment.folder()).await?);
+        }
+        if !search.note(segment, archived.contains(&segment)) {
+            break;
+        }
+    }
+    Ok((search.missing(), archived))
+}
+
+/// Beside those of segments, there are some of other files.
+fn is_of_segments(folder: &str) -> bool {
+    folder.len() == 16 && folder.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// Archives what was read from this server's `pg_wal`, if it is what its name says.
+async fn archive_left(
+    repository: &Repository,
+    pod: &str,
+    name: WalName,
+    contents: Vec<u8>,
+) -> Result<(), UpkeepError> {
+    if let WalName::Segment(segment) = name {
+        gap::check(segment, &contents, repository.root.system_identifier())
+            .map_err(|source| UpkeepError::Unfit { segment, source })?;
+    }
+    tracing::info!(%name, "archiving what an earlier primary left");
+    let file = tokio::task::spawn_blocking(move || WalFile::prepare(name, &contents)).await;
+    let file = file.map_err(|_| UpkeepError::Panicked)?.map_err(UpkeepError::Compress)?;
+    Ok(push::push(&repository.store, &repository.root, pod, file).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::{identity::DataId, postgres::Timeline};
+
+    use super::*;
+    use crate::archive::{
+        header,
+        tests::{SEGMENT, SYSTEM, faulty::Faulty, root, segment},
+    };
+
+    /// It would stay there for ever, and the real one would be in conflict with it.
+    #[tokio::test]
+    async fn what_is_not_the_missing_segment_is_told_and_not_archived() {
+        let faulty = Faulty::default();
+        let repository = Repository { store: faulty.store(), root: root() };
+        let name: WalName = SEGMENT.parse().unwrap();
+        let put = async |contents: Vec<u8>| archive_left(&repository, "db-0", name.clone(), contents).await;
+        let whole = segment(SEGMENT);
+        let foreign = header::tests::segment(SEGMENT.parse().unwrap(), SYSTEM + 1);
+        for wrong in [segment("000000020000000000000004"), foreign, whole[..whole.len() / 2].to_vec()] {
+            let error = Chain(&put(wrong).await.unwrap_err()).to_string();
+            assert!(error.contains(SEGMENT) && error.contains("take a new backup"), "{error}");
+        }
+        assert_eq!(faulty.writes(), 0);
+        put(whole).await.unwrap();
+        assert_eq!(faulty.writes(), 1);
+    }
+
+    /// As when archiving was turned off and on again, or was never on before.
+    #[tokio::test]
+    async fn what_was_written_without_an_archive_is_missing_up_to_what_is_there() {
+        let faulty = Faulty::default();
+        let repository = Repository { store: faulty.store(), root: root() };
+        let named = |number: u64| format!("0000000100000000{number:08X}");
+        let size = SegmentSize(1 << 24);
+        let opening = Opening {
+            epoch: Epoch(1),
+            primary: DataId(1),
+            timeline: Timeline::FIRST,
+            switch: Lsn(0),
+            checkpointed: true,
+        };
+        let missing_before = async |since: u64| {
+            let since = Some(named(since).parse().unwrap());
+            let (found, archived) = missing(&repository, gap::owed(&[opening], since, size)).await.unwrap();
+            let hole = found.first().is_some_and(|first| gap::is_hole(*first, &archived, size));
+            (found.iter().map(Segment::to_string).collect::<Vec<_>>(), hole)
+        };
+        assert_eq!(missing_before(3).await, (Vec::new(), false), "nothing is there at all");
+        for number in [3, 4, 7] {
+            let contents = segment(&named(number));
+            archive_left(&repository, "db-0", named(number).parse().unwrap(), contents).await.unwrap();
+        }
+        assert_eq!(missing_before(3).await, (vec![named(1), named(2)], false));
+        let (found, hole) = missing_before(7).await;
+        assert!(found.ends_with(&[named(5), named(6)]), "{found:?}");
+        assert!(!hole, "the oldest is from before the archive");
+        assert!(gap::is_hole(named(5).parse().unwrap(), &[named(4).parse().unwrap()].into(), size));
+    }
 }

@@ -163,3 +163,6 @@ async fn write_patiently(store: &Store, path: &Path, frame: Bytes) -> Result<u64
         sleep(RETRY_AFTER).await;
     }
 }
+
+#[cfg(test)]
+mod tests;

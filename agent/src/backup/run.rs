@@ -190,15 +190,11 @@ impl Run<'_> {
         Ok(Copied { start, stop, archives: copy.archives, stored: copy.stored, damage })
     }
 
-    /// A row for each tablespace: OID, place, size in KiB. Only the data directory itself has no OID.
     fn prepare(&self, row: &[Option<String>]) -> Result<(), BackupError> {
-        if row.first().is_some_and(Option::is_some) {
-            return Err(BackupError::Tablespaces);
-        }
-        let kibibytes: Option<u64> = row.get(2).and_then(Option::as_deref).and_then(|size| size.parse().ok());
+        let bytes_total = data_size(row)?;
         self.note(|state| {
             state.phase = BackupPhase::Copying;
-            state.bytes_total = kibibytes.map(|kibibytes| kibibytes << 10);
+            state.bytes_total = bytes_total;
         });
         Ok(())
     }
@@ -258,6 +254,16 @@ pub(super) async fn first_row(server: &mut Walsender) -> Result<WalPosition, Bac
         Event::Row(row) => Ok(protocol::position(&row)?),
         _ => Err(ProtocolError::Unexpected("no start").into()),
     }
+}
+
+/// Bytes of the data directory. A row for each tablespace: OID, place, size in KiB. Only the data directory itself has
+/// no OID.
+fn data_size(row: &[Option<String>]) -> Result<Option<u64>, BackupError> {
+    if row.first().is_some_and(Option::is_some) {
+        return Err(BackupError::Tablespaces);
+    }
+    let kibibytes: Option<u64> = row.get(2).and_then(Option::as_deref).and_then(|size| size.parse().ok());
+    Ok(kibibytes.map(|kibibytes| kibibytes << 10))
 }
 
 /// Files of the archive that a backup cannot do without.
@@ -341,5 +347,14 @@ mod tests {
             names(at(3, 0x200_0028), at(3, 0x300_0001)),
             ["00000003.history", "000000030000000000000002", "000000030000000000000003"]
         );
+    }
+
+    #[test]
+    fn a_tablespace_elsewhere_is_refused() {
+        let row = |fields: [Option<&str>; 3]| data_size(&fields.map(|field| field.map(str::to_owned)));
+        assert_eq!(row([None, None, Some("23")]).unwrap(), Some(23 << 10));
+        assert_eq!(row([None, None, None]).unwrap(), None);
+        let elsewhere = row([Some("16384"), Some("/mnt/fast"), Some("23")]);
+        assert!(matches!(elsewhere, Err(BackupError::Tablespaces)));
     }
 }

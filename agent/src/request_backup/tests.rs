@@ -38,9 +38,17 @@ fn server(made: u16, found: Option<Value>) -> Api<Backup> {
 #[tokio::test]
 async fn a_backup_that_exists_is_waited_for_and_a_refusal_is_an_error() {
     for (code, fits) in [(201, true), (409, true), (403, false)] {
-        let asked = ask(&server(code, None), "nightly", "orders-db").await;
+        let spec = BackupSpec { database: "orders-db".to_owned(), method: BackupMethod::Physical };
+        let asked = ask(&server(code, None), "nightly", &spec).await;
         assert_eq!(asked.is_ok(), fits, "{code}");
     }
+}
+
+#[test]
+fn a_schedule_may_name_a_method() {
+    assert_eq!(method(None).unwrap(), BackupMethod::Physical);
+    assert_eq!(method(Some("VolumeSnapshot".to_owned())).unwrap(), BackupMethod::VolumeSnapshot);
+    assert!(method(Some("Tape".to_owned())).unwrap_err().to_string().contains("Tape"));
 }
 
 #[tokio::test]

@@ -203,3 +203,6 @@ async fn patiently<F: Future<Output = Fetched>>(attempt: impl Fn() -> F) -> Fetc
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

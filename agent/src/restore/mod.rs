@@ -8,7 +8,8 @@
 //! |---|---|
 //! | [`choose`] | from the target to backup, timeline and WAL: pure |
 //! | [`read`] | what the repository holds |
-//! | [`unpack`] | pieces to files |
+//! | [`unpack`] | pieces, several at once, to one stream |
+//! | [`files`] | a tar to files |
 //! | [`snapshot`] | the data directory that a VolumeSnapshot brought |
 //! | [`assemble`] | one data directory, of one backup or of several that build on each other |
 //! | [`fetching`] | WAL for the recovering server |
@@ -22,6 +23,7 @@ mod check;
 mod choose;
 pub(crate) mod drill;
 mod fetching;
+mod files;
 mod progress;
 mod read;
 mod recover;

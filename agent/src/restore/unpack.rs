@@ -1,21 +1,22 @@
-//! From the pieces of a backup to files: pieces are arrived and decompressed ahead, several at once, and unpacked in
+//! From the pieces of a backup to files: pieces arrive and are decompressed ahead, several at once, and are unpacked in
 //! order by one thread.
 
 use std::{
     fs, io,
     io::Read,
-    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use futures::StreamExt;
-use tar::EntryType;
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep},
 };
+use tokio_util::task::AbortOnDropHandle;
 
+use super::files;
 use crate::{
     archive::{
         frame,
@@ -94,21 +95,22 @@ async fn unpack_one(
     let (pieces_in, pieces) = mpsc::channel(WAITING);
     let (name, target) = (archive.name.clone(), into.to_owned());
     let unpacking = tokio::task::spawn_blocking(move || {
-        let reader = Pieces { pieces, current: io::Cursor::default() };
+        let reader = Arriving { pieces, current: io::Cursor::default() };
         let unpacked = match name.strip_suffix(".tar") {
-            Some(_) => untar(reader, &target),
-            None => plain(reader, &target.join(&name)),
+            Some(_) => files::untar(reader, &target),
+            None => files::plain(reader, &target.join(&name)),
         };
         unpacked.map_err(|source| UnpackError::Unpack { archive: name, into: target, source })
     });
     let fetches = futures::stream::iter(0..archive.pieces)
         .map(|number| root.piece(&backup.summary.name, &archive.name, number))
-        .map(|path| fetch(store, path, backup.encrypted))
+        // A task each, since nobody looks at them while a piece waits for the disk.
+        .map(|path| AbortOnDropHandle::new(tokio::spawn(fetch(store.clone(), path, backup.encrypted))))
         .buffered(FETCHES);
     let mut fetches = std::pin::pin!(fetches);
     let mut arrived = Ok(());
     while let Some(piece) = fetches.next().await {
-        match piece {
+        match piece.map_err(|_| UnpackError::GivenUp).flatten() {
             Ok(piece) => {
                 on_bytes(piece.len() as u64);
                 // Nobody takes it: the unpacking has failed and says why below.
@@ -128,7 +130,7 @@ async fn unpack_one(
 }
 
 async fn fetch(
-    store: &Store,
+    store: Store,
     path: object_store::path::Path,
     encrypted: bool,
 ) -> Result<Vec<u8>, UnpackError> {
@@ -149,12 +151,12 @@ async fn fetch(
 }
 
 /// What arrives, as one stream.
-struct Pieces {
+struct Arriving {
     pieces: mpsc::Receiver<Vec<u8>>,
     current: io::Cursor<Vec<u8>>,
 }
 
-impl Read for Pieces {
+impl Read for Arriving {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             match self.current.read(buffer)? {
@@ -168,54 +170,75 @@ impl Read for Pieces {
     }
 }
 
-fn plain(mut reader: impl Read, path: &Path) -> io::Result<()> {
-    io::copy(&mut reader, &mut fs::File::create(path)?).map(drop)
-}
-
-/// Only files and folders, only inside `into`.
-fn untar(reader: impl Read, into: &Path) -> io::Result<()> {
-    let mut archive = tar::Archive::new(reader);
-    archive.set_preserve_permissions(true);
-    archive.set_preserve_mtime(false);
-    for entry in archive.entries()? {
-        let mut entry = entry?;
-        let kind = entry.header().entry_type();
-        if !matches!(kind, EntryType::Regular | EntryType::Directory | EntryType::Continuous) {
-            return Err(io::Error::other(format!("{} is neither file nor folder", entry.path()?.display())));
-        }
-        if !entry.unpack_in(into)? {
-            return Err(io::Error::other(format!("{} lies outside", entry.path()?.display())));
-        }
-    }
-    fs::set_permissions(into, fs::Permissions::from_mode(0o700))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        archive::tests::{
+            faulty::{Fault, Faulty},
+            root,
+        },
+        backup::chain::tests::backup,
+    };
 
-    fn tar_with(kind: EntryType, name: &str) -> Vec<u8> {
+    const ARCHIVE: &str = "base.tar";
+
+    /// A backup of one file, in three pieces.
+    async fn stored(store: &Store, root: &Root) -> (Contents, Vec<u8>) {
+        let bytes: Vec<u8> = (0..=250).cycle().take(100_000).collect();
         let mut header = tar::Header::new_gnu();
-        header.set_entry_type(kind);
-        header.set_size(0);
+        header.set_size(bytes.len() as u64);
         header.set_mode(0o600);
-        header.as_mut_bytes()[..name.len()].copy_from_slice(name.as_bytes());
-        header.set_cksum();
         let mut tar = tar::Builder::new(Vec::new());
-        tar.append(&header, io::empty()).unwrap();
-        tar.into_inner().unwrap()
+        tar.append_data(&mut header, "base/1/16384", &bytes[..]).unwrap();
+        let tar = tar.into_inner().unwrap();
+        let mut backup = backup(1, 1, 1);
+        let pieces: Vec<_> = tar.chunks(40_000).collect();
+        for (number, piece) in pieces.iter().enumerate() {
+            let path = root.piece(&backup.summary.name, ARCHIVE, number);
+            store.put(&path, frame::compress(piece).unwrap()).await.unwrap();
+        }
+        let (name, size_bytes) = (ARCHIVE.to_owned(), tar.len() as u64);
+        backup.archives = vec![ArchiveContents { name, pieces: pieces.len(), size_bytes }];
+        (backup, bytes)
     }
 
-    #[test]
-    fn nothing_leaves_the_directory() {
-        let directory = tempfile::tempdir().unwrap();
-        let into = directory.path().join("into");
-        fs::create_dir(&into).unwrap();
-        untar(&tar_with(EntryType::Regular, "base/1/2")[..], &into).unwrap();
-        assert!(into.join("base/1/2").is_file());
-        for (kind, name) in [(EntryType::Regular, "../evil"), (EntryType::Symlink, "pg_wal")] {
-            assert!(untar(&tar_with(kind, name)[..], &into).is_err(), "{name}");
+    /// In real time: a paused clock stands still as long as the thread that unpacks waits.
+    #[tokio::test]
+    async fn a_store_that_fails_for_a_while_is_waited_for() {
+        let (faulty, root) = (Faulty::default(), root());
+        let store = faulty.store();
+        let (backup, bytes) = stored(&store, &root).await;
+        for fault in [Fault::Unavailable, Fault::CutBody, Fault::Forbidden] {
+            faulty.next(fault);
         }
-        assert!(!directory.path().join("evil").exists());
+        let place = tempfile::tempdir().unwrap();
+        let into = place.path().join("into");
+        unpack(&store, &root, &backup, &into, |_| {}).await.unwrap();
+        assert!(fs::read(into.join("base/1/16384")).unwrap() == bytes, "other bytes");
+    }
+
+    #[tokio::test]
+    async fn a_piece_that_is_lost_or_was_changed_ends_the_restore() {
+        let (faulty, root) = (Faulty::default(), root());
+        let store = faulty.store();
+        let (backup, _) = stored(&store, &root).await;
+        let path = root.piece(&backup.summary.name, ARCHIVE, 1);
+        let whole = store.get(&path).await.unwrap().unwrap();
+        let place = tempfile::tempdir().unwrap();
+        let mut changed = whole.clone();
+        changed[whole.len() / 2] ^= 1;
+        for (number, wrong) in [changed, whole[..whole.len() / 2].to_vec()].into_iter().enumerate() {
+            store.put(&path, wrong).await.unwrap();
+            let into = place.path().join(number.to_string());
+            let error = unpack(&store, &root, &backup, &into, |_| {}).await.unwrap_err();
+            assert!(
+                matches!(&error, UnpackError::Damaged { path: told, .. } if *told == path.to_string()),
+                "{error}"
+            );
+        }
+        assert_eq!(store.delete(vec![path.clone()]).await.len(), 0);
+        let error = unpack(&store, &root, &backup, &place.path().join("lost"), |_| {}).await.unwrap_err();
+        assert!(matches!(&error, UnpackError::Missing(told) if *told == path.to_string()), "{error}");
     }
 }

@@ -1,5 +1,7 @@
 //! What the archive asks of the local server.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use postgres_protocol::escape::escape_literal;
 use proto::postgres::Lsn;
@@ -72,6 +74,14 @@ pub(crate) async fn data_bytes(socket: &str) -> Result<u64, SqlError> {
         .await?
         .unwrap_or_default();
     sum.parse().map_err(|_| SqlError::Unexpected(sum))
+}
+
+/// Names of all files of `pg_wal`.
+pub(crate) async fn wal_names(socket: &str) -> Result<BTreeSet<String>, SqlError> {
+    let session = Session::connect(socket).await?;
+    let names =
+        session.query("SELECT pg_catalog.string_agg(name, ' ') FROM pg_catalog.pg_ls_waldir()").await?;
+    Ok(names.unwrap_or_default().split(' ').map(str::to_owned).collect())
 }
 
 /// A file of `pg_wal`, if it is there.

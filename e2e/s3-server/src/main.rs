@@ -4,29 +4,38 @@
 //! It keeps nothing across the loss of
 //! its folder and forgets uploads that were not completed: it is for tests only.
 
+mod objects;
+mod tls;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Parser;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Request, StatusCode};
+use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use s3s::auth::SimpleAuth;
 use s3s::service::{S3Service, S3ServiceBuilder};
 use s3s::{Body, HttpError, HttpResponse};
 use s3s_fs::FileSystem;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 use tokio::sync::{Mutex, Semaphore};
+use tokio_rustls::TlsAcceptor;
 
 /// How many connections are served at once: more than any test opens, and fewer than would fill memory.
 const CONNECTIONS: usize = 256;
 
 /// What a conditional write may hold, in bytes, since it is read whole: several WAL segments.
 const CONDITIONAL_LIMIT: usize = 64 << 20;
+
+/// A client that connects and says nothing holds one of the connections.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 
 /// An S3 server for tests.
 #[derive(Parser)]
@@ -35,6 +44,12 @@ struct Arguments {
     /// Where to listen
     #[arg(long, default_value = "0.0.0.0:9000")]
     listen: SocketAddr,
+    /// Where to listen with TLS as well
+    #[arg(long, requires = "tls_folder")]
+    listen_tls: Option<SocketAddr>,
+    /// Where the certificate and its key are: tls.crt and tls.key, PEM
+    #[arg(long)]
+    tls_folder: Option<PathBuf>,
     /// Where the buckets are
     #[arg(long)]
     folder: PathBuf,
@@ -65,10 +80,16 @@ async fn main() -> Result<()> {
         folder: arguments.folder.into(),
         conditional: Arc::new(Mutex::new(())),
     };
-    let listener = TcpListener::bind(arguments.listen)
-        .await
-        .with_context(|| format!("cannot listen on {}", arguments.listen))?;
-    server.serve(listener).await
+    let plain = server.clone().serve(listen(arguments.listen).await?, None);
+    let (Some(address), Some(folder)) = (arguments.listen_tls, &arguments.tls_folder) else {
+        return plain.await;
+    };
+    let encrypted = server.serve(listen(address).await?, Some(tls::acceptor(folder)?));
+    tokio::try_join!(plain, encrypted).map(drop)
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
 }
 
 #[derive(Clone)]
@@ -80,20 +101,27 @@ struct Server {
 }
 
 impl Server {
-    async fn serve(self, listener: TcpListener) -> Result<()> {
+    async fn serve(self, listener: TcpListener, tls: Option<TlsAcceptor>) -> Result<()> {
         let free = Arc::new(Semaphore::new(CONNECTIONS));
         loop {
             let place = Arc::clone(&free).acquire_owned().await?;
             let (connection, _) = listener.accept().await.context("cannot accept connections")?;
-            let server = self.clone();
+            let (server, tls) = (self.clone(), tls.clone());
             tokio::spawn(async move {
-                server.connection(connection).await;
+                match tls {
+                    None => server.connection(connection).await,
+                    Some(tls) => match tokio::time::timeout(HANDSHAKE_LIMIT, tls.accept(connection)).await {
+                        Ok(Ok(encrypted)) => server.connection(encrypted).await,
+                        Ok(Err(error)) => eprintln!("no TLS: {error}"),
+                        Err(_) => eprintln!("no TLS after {HANDSHAKE_LIMIT:?}"),
+                    },
+                }
                 drop(place);
             });
         }
     }
 
-    async fn connection(self, connection: TcpStream) {
+    async fn connection(self, connection: impl AsyncRead + AsyncWrite + Unpin) {
         let service = service_fn(|request| self.answer(request));
         if let Err(error) = http1::Builder::new().serve_connection(TokioIo::new(connection), service).await {
             eprintln!("a connection broke: {error}");
@@ -106,6 +134,10 @@ impl Server {
             // The file system below would make it.
             request.body_mut().store_all_limited(CONDITIONAL_LIMIT).await.map_err(HttpError::new)?;
             return Ok(no_such_bucket());
+        }
+        if request.method() == Method::GET && request.uri().query().is_none() {
+            let path = request.uri().path().to_owned();
+            return Ok(objects::read_in_large_parts(&self.folder, &path, self.s3.call(request).await?).await);
         }
         if !is_conditional(&request) {
             return self.s3.call(request).await;

@@ -15,7 +15,7 @@ use crate::scenario::{
     load::{Load, Size},
     stage::Stage,
     trial::written,
-    trouble::{Ground, INSTANCES, WHOLE_LIMIT},
+    trouble::{Ground, INSTANCES, Manner, WHOLE_LIMIT},
     verdict,
     wait::say,
 };
@@ -40,9 +40,8 @@ pub struct Options {
     /// Only print what would be done
     #[arg(long)]
     dry_run: bool,
-    /// `spec.failover.profile` of the Database
-    #[arg(long, default_value = "Standard")]
-    profile: String,
+    #[command(flatten)]
+    manner: Manner,
 }
 
 /// Runs it.
@@ -54,7 +53,7 @@ pub async fn run(options: &Options) -> Result<()> {
         draw::steps(seed).take(20).enumerate().for_each(|(index, step)| println!("{}: {step}", index + 1));
         return Ok(());
     }
-    let ground = ground(&options.profile).await?;
+    let ground = ground(options.manner).await?;
     let mut load = Load::start(&ground.database, Size::full(ground.lab.nodes())).await?;
     let end = Instant::now() + Duration::from_mins(options.minutes);
     let steps = draw::steps(seed).enumerate().skip(options.from_step - 1);
@@ -75,10 +74,10 @@ pub async fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-async fn ground(profile: &str) -> Result<Ground> {
+async fn ground(manner: Manner) -> Result<Ground> {
     let stage = Stage::with_operator().await?;
     stage.without(NAMESPACE).await?;
-    Ground::prepare(stage, NAMESPACE, "stormy", profile).await
+    Ground::prepare(stage, NAMESPACE, "stormy", manner).await
 }
 
 /// From whole to whole.

@@ -9,6 +9,7 @@ use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
+use proto::ha::profile::Profile;
 
 use self::record::Run;
 use crate::{
@@ -21,7 +22,7 @@ use crate::{
         ordeal::{Ordeal, Until},
         stage::Stage,
         trial::{Report, survive_under},
-        trouble::{Ground, INSTANCES, Trouble, WHOLE_LIMIT, Who},
+        trouble::{Ground, INSTANCES, Manner, Trouble, WHOLE_LIMIT, Who, word},
         verdict,
         wait::{self, say},
     },
@@ -48,8 +49,8 @@ pub struct Options {
     #[arg(long, default_value_t = 20)]
     runs: usize,
     /// `spec.failover.profile`
-    #[arg(long, default_value = "Standard")]
-    profile: String,
+    #[arg(long, value_parser = word::<Profile>, default_value = "Standard")]
+    profile: Profile,
     /// Where the results are kept
     #[arg(long, default_value_os_t = workspace().join("target/figures.jsonl"))]
     file: PathBuf,
@@ -122,13 +123,15 @@ pub async fn run(options: &Options) -> Result<()> {
 async fn measure(options: &Options, wanted: &[&Fault]) -> Result<()> {
     let stage = Stage::with_operator().await?;
     stage.without(NAMESPACE).await?;
-    let ground = Ground::prepare(stage, NAMESPACE, "measured", &options.profile).await?;
+    let manner = Manner { profile: options.profile, ..Manner::default() };
+    let ground = Ground::prepare(stage, NAMESPACE, "measured", manner).await?;
+    let profile = format!("{:?}", options.profile);
     for fault in wanted {
-        let same = |run: &Run| run.fault == fault.name && run.profile == options.profile;
+        let same = |run: &Run| run.fault == fault.name && run.profile == profile;
         let done = record::read(&options.file)?.iter().filter(|run| same(run)).count();
         for number in done + 1..=options.runs {
             unworn(&ground.database).await?;
-            let run = once(&ground, fault, &options.profile).await;
+            let run = once(&ground, fault, &profile).await;
             let run = run.with_context(|| format!("{}, run {number}", fault.name))?;
             say(&format!("{} {number}/{}: {:.2} s, {:?}", fault.name, options.runs, run.outage, run.stages));
             record::add(&options.file, &run)?;

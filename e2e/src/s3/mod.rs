@@ -1,6 +1,7 @@
 //! An S3 server in the cluster, and a client that tests look into its buckets with.
 
 mod client;
+mod identity;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,6 +19,8 @@ use crate::images::own::S3_SERVER;
 pub const NAME: &str = "s3";
 /// Where the Service listens.
 pub const PORT: u16 = 9000;
+/// Where it listens with TLS.
+pub const TLS_PORT: u16 = 9443;
 /// Who may do everything; of a server that holds only what tests wrote.
 pub const ACCESS_KEY: &str = "matriarch";
 /// The key of that user.
@@ -34,6 +37,10 @@ pub struct Server {
     pub endpoint: String,
     /// What this process calls it: by the address of the Service, since the host asks another DNS.
     pub endpoint_here: String,
+    /// What pods call it with TLS: `https://s3.<namespace>.svc:9443`.
+    pub endpoint_tls: String,
+    /// Who has signed its certificate, PEM.
+    pub authority: String,
 }
 
 impl Server {
@@ -44,6 +51,7 @@ impl Server {
     pub async fn start(client: &kube::Client, namespace: &str, buckets: &[&str]) -> Result<Self> {
         let services: Api<Service> = Api::namespaced(client.clone(), namespace);
         let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+        let authority = identity::ensure(client, namespace).await?;
         let service = apply(&services, &service()).await?;
         apply(&pods, &pod(buckets)).await?;
         let ready = await_condition(pods, NAME, conditions::is_pod_running());
@@ -54,6 +62,8 @@ impl Server {
         let server = Self {
             endpoint: format!("http://{NAME}.{namespace}.svc:{PORT}"),
             endpoint_here: format!("http://{address}:{PORT}"),
+            endpoint_tls: format!("https://{NAME}.{namespace}.svc:{TLS_PORT}"),
+            authority,
         };
         server.answers().await?;
         Ok(server)
@@ -91,16 +101,25 @@ fn service() -> serde_json::Value {
     json!({
         "apiVersion": "v1", "kind": "Service",
         "metadata": {"name": NAME, "labels": labels()},
-        "spec": {"selector": labels(), "ports": [{"name": "http", "port": PORT, "targetPort": PORT}]},
+        "spec": {
+            "selector": labels(),
+            "ports": [
+                {"name": "http", "port": PORT, "targetPort": PORT},
+                {"name": "https", "port": TLS_PORT, "targetPort": TLS_PORT},
+            ],
+        },
     })
 }
 
 fn pod(buckets: &[&str]) -> serde_json::Value {
     let buckets = buckets.iter().map(|bucket| format!("--bucket={bucket}"));
-    let arguments: Vec<String> = [format!("--listen=0.0.0.0:{PORT}"), "--folder=/data".to_owned()]
-        .into_iter()
-        .chain(buckets)
-        .collect();
+    let own = [
+        format!("--listen=0.0.0.0:{PORT}"),
+        format!("--listen-tls=0.0.0.0:{TLS_PORT}"),
+        "--tls-folder=/tls".to_owned(),
+        "--folder=/data".to_owned(),
+    ];
+    let arguments: Vec<String> = own.into_iter().chain(buckets).collect();
     json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {"name": NAME, "labels": labels()},
@@ -119,16 +138,25 @@ fn pod(buckets: &[&str]) -> serde_json::Value {
                     {"name": "AWS_ACCESS_KEY_ID", "value": ACCESS_KEY},
                     {"name": "AWS_SECRET_ACCESS_KEY", "value": SECRET_KEY},
                 ],
-                "ports": [{"name": "http", "containerPort": PORT}],
+                "ports": [
+                    {"name": "http", "containerPort": PORT},
+                    {"name": "https", "containerPort": TLS_PORT},
+                ],
                 "readinessProbe": {"tcpSocket": {"port": PORT}, "periodSeconds": 1},
                 "securityContext": {
                     "allowPrivilegeEscalation": false,
                     "readOnlyRootFilesystem": true,
                     "capabilities": {"drop": ["ALL"]},
                 },
-                "volumeMounts": [{"name": "data", "mountPath": "/data"}],
+                "volumeMounts": [
+                    {"name": "data", "mountPath": "/data"},
+                    {"name": "tls", "mountPath": "/tls", "readOnly": true},
+                ],
             }],
-            "volumes": [{"name": "data", "emptyDir": {}}],
+            "volumes": [
+                {"name": "data", "emptyDir": {}},
+                {"name": "tls", "secret": {"secretName": identity::SECRET}},
+            ],
         },
     })
 }

@@ -4,7 +4,13 @@
 use std::{fmt, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use proto::pod::{AGENT_CONTAINER, POSTGRES_CONTAINER};
+use clap::Args;
+use proto::{
+    ha::profile::Profile,
+    pod::{AGENT_CONTAINER, POSTGRES_CONTAINER},
+    wire::config::Durability,
+};
+use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::{
@@ -90,6 +96,25 @@ pub enum Trouble {
     Switchover,
 }
 
+/// How the Database of a [`Ground`] fails over.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub struct Manner {
+    /// `spec.failover.profile` of the Database
+    #[arg(long, value_parser = word::<Profile>, default_value = "Standard")]
+    pub profile: Profile,
+    /// `spec.durability` of the Database; with Async what was acknowledged may be lost, which counts as a failure
+    #[arg(long, value_parser = word::<Durability>, default_value = "Preferred")]
+    pub durability: Durability,
+}
+
+/// As it is written in a spec.
+///
+/// # Errors
+/// If there is no such word.
+pub fn word<T: DeserializeOwned>(text: &str) -> Result<T, serde_json::Error> {
+    serde_json::from_value(json!(text))
+}
+
 /// What a trouble acts on.
 pub struct Ground {
     /// The cluster.
@@ -102,7 +127,7 @@ pub struct Ground {
 
 impl Ground {
     /// A Database of three instances, whole.
-    pub async fn prepare(stage: Stage, namespace: &str, name: &str, profile: &str) -> Result<Self> {
+    pub async fn prepare(stage: Stage, namespace: &str, name: &str, manner: Manner) -> Result<Self> {
         let lab =
             stage.cluster.lab_for(Fault::Node).context("these faults need the lab: unset KUBECONFIG")?;
         let lab = lab.clone();
@@ -111,7 +136,8 @@ impl Ground {
             "replicas": INSTANCES,
             "version": "16",
             "storage": {"size": "2Gi"},
-            "failover": {"profile": profile},
+            "durability": manner.durability,
+            "failover": {"profile": manner.profile},
         });
         database.apply(&spec).await?;
         verdict::whole(&database, INSTANCES, WHOLE_LIMIT).await.context("before any fault")?;

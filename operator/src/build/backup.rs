@@ -1,5 +1,5 @@
-//! The schedule: a CronJob whose pod asks for a `Backup` and waits for its end. The backup itself is taken by an
-//! agent; the pod only makes success and failure visible where people look for them.
+//! The schedules: CronJobs whose pods ask for a `Backup` and wait for its end. The backup itself is taken by an agent;
+//! the pod only makes success and failure visible where people look for them.
 
 use k8s_openapi::api::{
     batch::v1::{CronJob, CronJobSpec, JobSpec, JobTemplateSpec},
@@ -10,8 +10,8 @@ use k8s_openapi::api::{
 };
 use kube::api::ObjectMeta;
 use proto::{
-    api::valid::backup::ValidBackup,
-    pod::{ENV_BACKUP, ENV_DATABASE, ENV_POD_NAMESPACE},
+    api::{schedule::Schedule, valid::backup::ValidBackup},
+    pod::{ENV_BACKUP, ENV_BACKUP_METHOD, ENV_DATABASE, ENV_POD_NAMESPACE},
 };
 
 use super::{
@@ -34,13 +34,18 @@ const JOB_NAME: &str = "metadata.labels['batch.kubernetes.io/job-name']";
 /// replaces the pod in any case.
 const LONGEST_SECONDS: i64 = 26 * 3_600;
 
-/// What a schedule consists of.
+/// `spec.method` of the Backups of the second schedule.
+const VOLUME_SNAPSHOT: &str = "VolumeSnapshot";
+
+/// What the schedules consist of.
 #[derive(Clone, Debug)]
 pub(crate) struct ScheduleChildren {
     pub(crate) service_account: ServiceAccount,
     pub(crate) role: Role,
     pub(crate) role_binding: RoleBinding,
     pub(crate) cron_job: CronJob,
+    /// Of VolumeSnapshots.
+    pub(crate) snapshots: Option<CronJob>,
 }
 
 /// Name of the CronJob.
@@ -48,7 +53,12 @@ pub(crate) fn schedule_name(cluster: &Cluster) -> String {
     cluster.child("backup")
 }
 
-/// Name of the permissions of its pods. With a dot, which no Database has in its name: one called `<name>-backup` has
+/// Name of the CronJob of VolumeSnapshots.
+pub(crate) fn snapshot_schedule_name(cluster: &Cluster) -> String {
+    cluster.child("snapshot")
+}
+
+/// Name of the permissions of their pods. With a dot, which no Database has in its name: one called `<name>-backup` has
 /// permissions of just that name itself.
 pub(crate) fn schedule_access_name(cluster: &Cluster) -> String {
     format!("{}.backup", cluster.name())
@@ -70,15 +80,25 @@ pub(super) fn schedule(cluster: &Cluster, agent_image: &str) -> Option<ScheduleC
         role_binding: access::binding(cluster, &name),
         cron_job: CronJob {
             metadata: cluster.owned(schedule_name(cluster)),
-            spec: Some(cron_job(cluster, backup, agent_image)),
+            spec: Some(cron_job(cluster, backup, &backup.schedule, pod(cluster, agent_image, None))),
             ..CronJob::default()
         },
+        snapshots: backup.snapshots.as_ref().map(|schedule| CronJob {
+            metadata: cluster.owned(snapshot_schedule_name(cluster)),
+            spec: Some(cron_job(cluster, backup, schedule, pod(cluster, agent_image, Some(VOLUME_SNAPSHOT)))),
+            ..CronJob::default()
+        }),
     })
 }
 
-fn cron_job(cluster: &Cluster, backup: &ValidBackup, agent_image: &str) -> CronJobSpec {
+fn cron_job(
+    cluster: &Cluster,
+    backup: &ValidBackup,
+    schedule: &Schedule,
+    pod: PodTemplateSpec,
+) -> CronJobSpec {
     CronJobSpec {
-        schedule: backup.schedule.to_string(),
+        schedule: schedule.to_string(),
         time_zone: Some("Etc/UTC".to_owned()),
         suspend: Some(!backup.enabled),
         // A pod that hangs must not hold up the next one; the Backup that it waited for goes on.
@@ -91,7 +111,7 @@ fn cron_job(cluster: &Cluster, backup: &ValidBackup, agent_image: &str) -> CronJ
             spec: Some(JobSpec {
                 backoff_limit: Some(RESTARTS),
                 active_deadline_seconds: Some(LONGEST_SECONDS),
-                template: pod(cluster, agent_image),
+                template: pod,
                 ..JobSpec::default()
             }),
         },
@@ -99,7 +119,7 @@ fn cron_job(cluster: &Cluster, backup: &ValidBackup, agent_image: &str) -> CronJ
 }
 
 /// Without the label of the Database's pods: Services, budget and operator take what has it for instances.
-fn pod(cluster: &Cluster, agent_image: &str) -> PodTemplateSpec {
+fn pod(cluster: &Cluster, agent_image: &str, method: Option<&str>) -> PodTemplateSpec {
     PodTemplateSpec {
         metadata: Some(ObjectMeta { labels: Some(cluster.labels_of_helpers()), ..ObjectMeta::default() }),
         spec: Some(PodSpec {
@@ -119,29 +139,32 @@ fn pod(cluster: &Cluster, agent_image: &str) -> PodTemplateSpec {
                 ..PodSecurityContext::default()
             }),
             tolerations: Some(cluster.spec.tolerations.clone()).filter(|list| !list.is_empty()),
-            containers: vec![container(cluster, agent_image)],
+            containers: vec![container(cluster, agent_image, method)],
             volumes: Some(vec![volumes::token_volume()]),
             ..PodSpec::default()
         }),
     }
 }
 
-fn container(cluster: &Cluster, agent_image: &str) -> Container {
+fn container(cluster: &Cluster, agent_image: &str, method: Option<&str>) -> Container {
+    let given = |name: &str, value: &str| EnvVar {
+        name: name.to_owned(),
+        value: Some(value.to_owned()),
+        ..EnvVar::default()
+    };
+    let mut env = vec![
+        given(ENV_DATABASE, cluster.name()),
+        from_field(ENV_POD_NAMESPACE, "metadata.namespace"),
+        // The Job's name: a pod made again for the same Job waits for the same Backup.
+        from_field(ENV_BACKUP, JOB_NAME),
+    ];
+    env.extend(method.map(|method| given(ENV_BACKUP_METHOD, method)));
     Container {
         name: "request-backup".to_owned(),
         image: Some(agent_image.to_owned()),
         image_pull_policy: Some("IfNotPresent".to_owned()),
         command: Some(vec![AGENT_BINARY.to_owned(), "request-backup".to_owned()]),
-        env: Some(vec![
-            EnvVar {
-                name: ENV_DATABASE.to_owned(),
-                value: Some(cluster.name().to_owned()),
-                ..EnvVar::default()
-            },
-            from_field(ENV_POD_NAMESPACE, "metadata.namespace"),
-            // The Job's name: a pod made again for the same Job waits for the same Backup.
-            from_field(ENV_BACKUP, JOB_NAME),
-        ]),
+        env: Some(env),
         // Why it failed is shown by `kubectl describe pod` too.
         termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
         resources: Some(small("64Mi")),

@@ -21,7 +21,7 @@ use k8s_openapi::api::{
 use proto::{postgres::SystemIdentifier, wire::config::AcceptLoss};
 
 use crate::cluster::Cluster;
-pub(crate) use backup::{ScheduleChildren, schedule_access_name, schedule_name};
+pub(crate) use backup::{ScheduleChildren, schedule_access_name, schedule_name, snapshot_schedule_name};
 pub(crate) use config::{config_map_name, generation};
 pub(crate) use drill::{DrillChildren, drill_name};
 pub(crate) use lease::empty_lease;
@@ -142,6 +142,25 @@ mod tests {
             "endpoint": "https://s3.example.com",
             "credentials": {"secretName": "s3-keys"},
         }}))
+    }
+
+    #[test]
+    fn snapshots_have_a_schedule_of_their_own() {
+        let spec = json!({"destination": "s3://b/f", "snapshotSchedule": "0 */4 * * *"});
+        let cluster = fixtures::cluster_with(&json!({"backup": spec}));
+        let schedule = children(&cluster, &fixtures::shape()).schedule.unwrap();
+        let cron_job = schedule.snapshots.unwrap();
+        assert_eq!(cron_job.metadata.name.as_deref(), Some("orders-db-snapshot"));
+        let mut of_snapshots = cron_job.spec.unwrap();
+        assert_eq!(of_snapshots.schedule, "0 */4 * * *");
+        let pod = of_snapshots.job_template.spec.as_mut().unwrap().template.spec.as_mut().unwrap();
+        let method = pod.containers[0].env.as_mut().unwrap().pop().unwrap();
+        assert_eq!(
+            (method.name.as_str(), method.value.as_deref()),
+            ("BACKUP_METHOD", Some("VolumeSnapshot"))
+        );
+        let of_backups = schedule.cron_job.spec.unwrap();
+        assert_eq!(of_snapshots.job_template, of_backups.job_template, "all else as in the other schedule");
     }
 
     #[test]

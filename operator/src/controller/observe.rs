@@ -116,6 +116,7 @@ pub(crate) struct LiveSchedule {
     pub(crate) role: Option<Role>,
     pub(crate) role_binding: Option<RoleBinding>,
     pub(crate) cron_job: Option<CronJob>,
+    pub(crate) snapshots: Option<CronJob>,
 }
 
 /// What belongs to restore drills, as far as it exists.
@@ -210,10 +211,11 @@ impl Reader<'_> {
         if cron_job.is_none() && self.cluster.spec.backup.is_none() {
             return Ok(LiveSchedule::default());
         }
-        let name = build::schedule_access_name(self.cluster);
-        let (service_account, role, role_binding) =
-            tokio::try_join!(self.get(&name), self.get(&name), self.get(&name))?;
-        Ok(LiveSchedule { service_account, role, role_binding, cron_job })
+        let (name, snapshots) =
+            (build::schedule_access_name(self.cluster), build::snapshot_schedule_name(self.cluster));
+        let (service_account, role, role_binding, snapshots) =
+            tokio::try_join!(self.get(&name), self.get(&name), self.get(&name), self.get(&snapshots))?;
+        Ok(LiveSchedule { service_account, role, role_binding, cron_job, snapshots })
     }
 
     /// As with the schedule, the CronJob is the last to be deleted. Pods are looked at only after a drill began.
@@ -239,7 +241,7 @@ impl Reader<'_> {
         let Some(restore) = &self.cluster.spec.restore else { return Ok((None, None, None)) };
         let name = build::restore_name(self.cluster);
         let recorded: Option<ConfigMap> = self.get(&name).await?;
-        if recorded.is_some() {
+        if recorded.as_ref().is_some_and(|map| self.cluster.owns(map)) {
             return Ok((recorded, None, None));
         }
         let source = match &restore.source {
@@ -250,7 +252,7 @@ impl Reader<'_> {
             Some(snapshot) => self.get(snapshot).await?,
             None => None,
         };
-        Ok((None, source, snapshot))
+        Ok((recorded, source, snapshot))
     }
 
     async fn secrets(&self) -> Result<Secrets, ObserveError> {

@@ -46,7 +46,9 @@ impl Beginning {
 /// Finds out. `born` is true once the Database has data.
 pub(crate) fn beginning(cluster: &Cluster, observed: &Observed, born: bool) -> Beginning {
     let Some(restore) = &cluster.spec.restore else { return Beginning::Empty };
-    let recorded = observed.restore_map.as_ref().and_then(recorded_restore);
+    // That of an earlier Database of this name may still be there, and says where that one began.
+    let own = observed.restore_map.as_ref().filter(|map| cluster.owns(*map));
+    let recorded = own.and_then(recorded_restore);
     let found = match recorded {
         Some(recorded) => Ok(recorded),
         None => find(cluster, restore, observed.restore_source.as_ref())
@@ -172,6 +174,7 @@ fn nowhere() -> RestoreShape {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::api::core::v1::ConfigMap;
     use serde_json::{Value, json};
 
     use super::*;
@@ -230,6 +233,27 @@ mod tests {
         assert_eq!(again.encryption.as_deref(), Some("identities"));
         assert_eq!(again.config.database_uid.as_deref(), Some("01d"));
         assert!(again.config.completed);
+    }
+
+    #[test]
+    fn what_an_earlier_database_of_the_name_began_with_counts_for_nothing() {
+        let cluster = restoring(&json!({"database": "old"}));
+        let observed = Observed { restore_source: Some(source(&store())), ..Observed::default() };
+        let mut shape = restored(&beginning(&cluster, &observed, false));
+        shape.config.source.destination = "s3://bucket/earlier".to_owned();
+        let shape = build::Shape { restore: Some(shape), ..fixtures::shape() };
+        let mut map = build::children(&cluster, &shape).restore_map.unwrap();
+        let destination = |map: &ConfigMap| {
+            let observed = Observed {
+                restore_map: Some(map.clone()),
+                restore_source: Some(source(&store())),
+                ..Observed::default()
+            };
+            restored(&beginning(&cluster, &observed, false)).config.source.destination
+        };
+        assert_eq!(destination(&map), "s3://bucket/earlier");
+        map.owner_references_mut()[0].uid = "another".to_owned();
+        assert_eq!(destination(&map), "s3://bucket/old");
     }
 
     #[test]

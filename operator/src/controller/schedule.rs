@@ -1,4 +1,4 @@
-//! The schedules of backups and of restore drills: there while the spec has them, gone when it has not (client).
+//! The schedules of backups, of VolumeSnapshots and of restore drills: there while the spec has them, gone when it has not (client).
 
 use kube::{Resource, ResourceExt, core::NamespaceResourceScope};
 use proto::pod::LABEL_DATABASE;
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::build::{DrillChildren, ScheduleChildren};
 
-/// Makes or removes it.
+/// Makes or removes those of backups and of VolumeSnapshots.
 pub(super) async fn schedule(
     writer: &Writer<'_>,
     database: &str,
@@ -21,7 +21,11 @@ pub(super) async fn schedule(
     writer.ensure(&wanted.service_account, live.service_account.as_ref()).await?;
     writer.ensure(&wanted.role, live.role.as_ref()).await?;
     writer.ensure(&wanted.role_binding, live.role_binding.as_ref()).await?;
-    writer.ensure(&wanted.cron_job, live.cron_job.as_ref()).await
+    writer.ensure(&wanted.cron_job, live.cron_job.as_ref()).await?;
+    match &wanted.snapshots {
+        Some(snapshots) => writer.ensure(snapshots, live.snapshots.as_ref()).await,
+        None => delete(writer, database, live.snapshots.as_ref()).await,
+    }
 }
 
 /// Makes or removes what restore drills consist of.
@@ -39,11 +43,12 @@ pub(super) async fn drill(
     writer.ensure(&wanted.cron_job, live.cron_job.as_ref()).await
 }
 
-/// The CronJob last: as long as it is there, the others are looked for.
+/// The CronJob of backups last: as long as it is there, the others are looked for.
 async fn remove(writer: &Writer<'_>, database: &str, live: &LiveSchedule) -> Result<(), ApplyError> {
     delete(writer, database, live.role_binding.as_ref()).await?;
     delete(writer, database, live.role.as_ref()).await?;
     delete(writer, database, live.service_account.as_ref()).await?;
+    delete(writer, database, live.snapshots.as_ref()).await?;
     delete(writer, database, live.cron_job.as_ref()).await
 }
 

@@ -27,6 +27,11 @@ pub fn drill_schedule_has_five_fields() -> Rule {
     five_fields("drillSchedule")
 }
 
+/// Of VolumeSnapshots.
+pub fn snapshot_schedule_has_five_fields() -> Rule {
+    five_fields("snapshotSchedule")
+}
+
 /// Five fields within their bounds, as a CronJob takes them.
 fn five_fields(name: &str) -> Rule {
     let fields = [

@@ -44,6 +44,13 @@ pub struct BackupPolicy {
     #[x_kube(validation = rules::drill_schedule_has_five_fields())]
     pub drill_schedule: Option<String>,
 
+    /// When a VolumeSnapshot is taken as well, such as "0 */4 * * *". Written as `schedule`. Without it only those that a
+    /// Backup with `method: VolumeSnapshot` asks for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 100))]
+    #[x_kube(validation = rules::snapshot_schedule_has_five_fields())]
+    pub snapshot_schedule: Option<String>,
+
     /// VolumeSnapshotClass of VolumeSnapshots that Backups with `method: VolumeSnapshot` take. Default: that of the
     /// storage.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -43,6 +43,7 @@ pub(crate) struct Faulty {
     writes: Arc<AtomicUsize>,
     ignores_conditions: bool,
     locked: Arc<Mutex<Vec<Path>>>,
+    deletions: Arc<Mutex<Option<usize>>>,
 }
 
 impl Faulty {
@@ -62,6 +63,22 @@ impl Faulty {
     /// This object cannot be deleted, as under object lock.
     pub(crate) fn lock(&self, path: Path) {
         self.locked.lock().unwrap().push(path);
+    }
+
+    /// So many objects more are deleted, or as many as anybody wants.
+    pub(crate) fn delete_only(&self, objects: Option<usize>) {
+        *self.deletions.lock().unwrap() = objects;
+    }
+
+    fn delete(&self) -> bool {
+        match &mut *self.deletions.lock().unwrap() {
+            None => true,
+            Some(0) => false,
+            Some(left) => {
+                *left -= 1;
+                true
+            }
+        }
     }
 
     /// Writes that were carried out.
@@ -127,7 +144,9 @@ impl ObjectStore for Faulty {
 
     fn delete_stream(&self, paths: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
         let locked = self.locked.lock().unwrap().clone();
+        let this = self.clone();
         let allowed = paths.map(move |path| match path {
+            Ok(_) if !this.delete() => Err(broken("connection refused")),
             Ok(path) if locked.contains(&path) => {
                 Err(Error::PermissionDenied { path: path.to_string(), source: "object lock".into() })
             }

@@ -7,7 +7,11 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 use faulty::{Fault, Faulty};
 use object_store::path::Path;
 use proto::{
-    clock::BootTime, ha::view::Me, identity::Ordinal, postgres::SystemIdentifier, wire::http::State,
+    clock::BootTime,
+    ha::{document::Opening, view::Me},
+    identity::Ordinal,
+    postgres::SystemIdentifier,
+    wire::http::State,
 };
 use tokio::sync::watch;
 
@@ -22,11 +26,12 @@ use super::{
     push::{PushError, WalFile, push},
     serving,
     store::Store,
+    upkeep::UpkeepTask,
 };
-use crate::{boot_clock, published::Published};
+use crate::{boot_clock, chain::Chain, peer::client::Peers, published::Published};
 
-const SEGMENT: &str = "000000020000000000000003";
-const SYSTEM: u64 = 77;
+pub(crate) const SEGMENT: &str = "000000020000000000000003";
+pub(crate) const SYSTEM: u64 = 77;
 
 fn me() -> Me {
     Me {
@@ -56,16 +61,29 @@ pub(crate) fn without_store(published: watch::Receiver<Arc<Published>>) -> Archi
     with(Connection::Disabled, published)
 }
 
+/// Archives what earlier primaries left on the server at this socket; or returns why not.
+pub(crate) async fn fill(
+    archive: Archive,
+    peers: Peers,
+    socket: &str,
+    openings: &[Opening],
+) -> Result<(), String> {
+    let Connection::Open(repository) = archive.connection() else { panic!("no store") };
+    let (status, restore) = (watch::Sender::new(None), watch::Sender::new(None));
+    let mut task = UpkeepTask::new(archive, peers, socket.into(), status, restore);
+    task.fill(&repository, openings, None).await.map_err(|error| Chain(&error).to_string())
+}
+
 /// Serves it.
 pub(crate) async fn serve(archive: Archive, socket: &std::path::Path) {
     serving::serve(archive, socket).await;
 }
 
-fn root() -> Root {
+pub(crate) fn root() -> Root {
     Root::new(&Path::from("prefix"), "uid", SystemIdentifier(SYSTEM))
 }
 
-fn segment(name: &str) -> Vec<u8> {
+pub(crate) fn segment(name: &str) -> Vec<u8> {
     header::tests::segment(name.parse::<Segment>().unwrap(), SYSTEM)
 }
 
@@ -361,4 +379,17 @@ async fn a_store_is_described_so_that_nothing_of_it_is_lost() {
     assert_eq!(store.get(&path).await.unwrap().unwrap(), b"2");
     assert!(store.delete(vec![path.clone(), path.clone()]).await.is_empty(), "absent is as good");
     assert!(!store.exists(&path).await.unwrap());
+}
+
+/// What the archive lacks for a moment would be the end of a standby's log.
+#[tokio::test(flavor = "multi_thread")]
+async fn members_fetch_nothing() {
+    let store = Faulty::default();
+    put(&store, SEGMENT, &segment(SEGMENT)).await.unwrap();
+    let member = Member::with_store(&store).await;
+    let (socket, path) = (member.path("archive.sock"), member.path("RECOVERYXLOG"));
+    let command = WalCommand::Fetch { socket, name: SEGMENT.to_owned(), path: path.clone() };
+    let code = tokio::task::spawn_blocking(move || command.run()).await.unwrap();
+    assert_eq!(format!("{code:?}"), format!("{:?}", ExitCode::from(200)));
+    assert!(!path.exists());
 }

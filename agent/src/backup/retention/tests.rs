@@ -122,6 +122,32 @@ async fn what_the_store_does_not_let_go_keeps_what_it_builds_on() {
     assert!(left.iter().all(|backup| backup.summary.damage.is_none()), "all that is left can be restored");
 }
 
+/// As a crash does it, or a store that goes away.
+#[tokio::test]
+async fn wherever_deleting_ends_what_is_left_is_whole_and_the_next_time_finishes_it() {
+    let wish = Retention { days: 1, dry_run: false };
+    for objects in 0..6 {
+        let faulty = Faulty::default();
+        let repository = repository(&faulty, &two_chains()).await;
+        let Repository { store, root } = &repository;
+        faulty.delete_only(Some(objects));
+        let report = apply(&repository, wish, None).await.unwrap();
+        assert!(!report.not_deleted.is_empty(), "{objects} of 6 objects");
+        let left = catalog::backups(store, root).await.unwrap();
+        let names: Vec<_> = left.iter().map(|backup| backup.summary.name.as_str()).collect();
+        for backup in &left {
+            let name = &backup.summary.name;
+            assert!(store.exists(&root.piece(name, "base.tar", 0)).await.unwrap(), "{name} after {objects}");
+            let parent = backup.summary.parent.as_deref();
+            assert!(parent.is_none_or(|parent| names.contains(&parent)), "{name} after {objects}: {names:?}");
+        }
+        faulty.delete_only(None);
+        apply(&repository, wish, None).await.unwrap();
+        let kept = catalog::backups(store, root).await.unwrap();
+        assert_eq!(kept.len(), 3, "after {objects}");
+    }
+}
+
 /// b97 is the newest in the store, b98 and b122 are snapshots beside it; the WAL of b98 begins before that of b97, as it
 /// does if its instance was behind.
 #[tokio::test]

@@ -40,8 +40,12 @@ use crate::{
 };
 
 mod chain;
+mod damage;
 mod encrypted;
+mod failover;
+mod segments;
 mod snapshot;
+mod tablespaces;
 
 const NOBODY: u32 = 65534;
 const UID: &str = "7d0b5a3e";
@@ -71,6 +75,11 @@ struct Scene {
 
 impl Scene {
     fn new(bin_dir: &Path) -> Self {
+        Self::made_with(bin_dir, &[])
+    }
+
+    /// With more options for `initdb`.
+    fn made_with(bin_dir: &Path, options: &[&str]) -> Self {
         let _installed = rustls::crypto::ring::default_provider().install_default();
         let root = tempfile::Builder::new().prefix("restore-").tempdir_in("/tmp").unwrap();
         for name in ["", "run", "store"] {
@@ -98,10 +107,8 @@ impl Scene {
             root,
         };
         let data = scene.path("pg");
-        scene.done(
-            "initdb",
-            &["-D", data.to_str().unwrap(), "-U", "postgres", "--auth=trust", "--data-checksums"],
-        );
+        let own = ["-D", data.to_str().unwrap(), "-U", "postgres", "--auth=trust", "--data-checksums"];
+        scene.done("initdb", &[&own, options].concat());
         scene.serve_archive();
         scene
     }
@@ -193,10 +200,14 @@ impl Scene {
     }
 
     async fn connect(&self) -> Client {
+        self.connect_at(&self.path("run")).await
+    }
+
+    async fn connect_at(&self, socket: &Path) -> Client {
         let begin = std::time::Instant::now();
         loop {
             let mut config = tokio_postgres::Config::new();
-            config.host_path(self.path("run")).port(POSTGRES_PORT).user("postgres").dbname("postgres");
+            config.host_path(socket).port(POSTGRES_PORT).user("postgres").dbname("postgres");
             match config.connect(NoTls).await {
                 Ok((client, connection)) => {
                     tokio::spawn(async move { drop(connection.await) });

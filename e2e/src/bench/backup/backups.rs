@@ -1,4 +1,4 @@
-//! Full backups: `pg_basebackup` to nothing, Matriarch's to the S3 server, pgBackRest's to a disk.
+//! Full backups: `pg_basebackup` to nothing, Matriarch's and pgBackRest's to the S3 server.
 
 use std::time::Duration;
 
@@ -13,7 +13,6 @@ use super::{
     ROUNDS,
     figure::{self, Series},
     ground::Ground,
-    pgbackrest,
 };
 use crate::{bench::Line, scenario::wait::say};
 
@@ -39,16 +38,17 @@ pub(super) async fn measure(ground: &Ground<'_>, lines: &mut Vec<Line>) -> Resul
         let summary = taken(ground, round).await?;
         ours.bytes = summary.size_bytes;
         ours.times.push(copying(&summary));
-        ground.shell.run(&pgbackrest::new_repository(), "").await?;
+        let repository = ground.pgbackrest(round);
+        ground.shell.run(&repository.create(), "").await?;
         ground.settle().await?;
-        theirs.times.push(ground.shell.timed("", &pgbackrest::backup(), "").await?);
+        theirs.times.push(ground.shell.timed("", &repository.backup(), "").await?);
         say(&format!("backup {round}/{ROUNDS}: {}", told([&plain, &ours, &theirs])));
         last = Some(summary);
     }
     let last = last.context("no round")?;
     say(&format!("{} of data, {} of it stored", Bytes(last.size_bytes), Bytes(last.stored_bytes)));
     lines.push(figure::share("backup beside pg_basebackup to nothing", &ours, &plain, SHARE));
-    lines.push(figure::faster("backup beside pgBackRest's to local disk", &ours, &theirs));
+    lines.push(figure::faster("backup beside pgBackRest's", &ours, &theirs));
     let peak = Bytes(ground.agent_memory_peak().await?);
     lines.push(figure::at_most("memory of the agent with backups, peak", peak, MEMORY));
     Ok(last)

@@ -7,7 +7,7 @@ use proto::pod::{AGENT_CONTAINER, DATA_DIR};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-use super::shell::Shell;
+use super::{pgbackrest, shell::Shell};
 use crate::{
     fault::container::Container,
     images::{self, Name, postgres::Release},
@@ -73,7 +73,9 @@ impl<'a> Ground<'a> {
         let server = Server::start(&stage.client, namespace, &[BUCKET]).await?;
         let secret = json!({
             "apiVersion": "v1", "kind": "Secret", "metadata": {"name": SECRET, "namespace": namespace},
-            "stringData": {"accessKeyId": ACCESS_KEY, "secretAccessKey": SECRET_KEY},
+            "stringData": {
+                "accessKeyId": ACCESS_KEY, "secretAccessKey": SECRET_KEY, "ca.crt": server.authority,
+            },
         });
         stage.kubectl.run_with(&["apply", "-f", "-"], &secret.to_string()).await?;
         let source = stage.database(namespace, SOURCE).await?;
@@ -173,6 +175,11 @@ impl<'a> Ground<'a> {
         Ok((self.server.bucket(BUCKET)?, SOURCE))
     }
 
+    /// Where pgBackRest keeps what it takes in a round.
+    pub(super) fn pgbackrest(&self, round: u32) -> pgbackrest::Repository {
+        pgbackrest::Repository::of_round(self.namespace, BUCKET, round)
+    }
+
     /// What `/metrics` of the agent shows.
     pub(super) async fn metrics(&self) -> Result<String> {
         let address = self.pod.address.context("the pod has no address")?;
@@ -210,7 +217,7 @@ fn archiving_spec(release: Release, server: &Server) -> Value {
     let mut spec = spec(release);
     spec["backup"] = json!({
         "enabled": true, "schedule": "0 3 * * *", "retention": 14, "destination": format!("s3://{BUCKET}/{SOURCE}"),
-        "endpoint": server.endpoint, "credentials": {"secretName": SECRET},
+        "endpoint": server.endpoint_tls, "credentials": {"secretName": SECRET, "customCa": true},
     });
     spec
 }

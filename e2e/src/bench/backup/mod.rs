@@ -23,10 +23,7 @@ use anyhow::Result;
 
 use self::ground::Ground;
 use super::Line;
-use crate::{
-    lab::Lab,
-    scenario::{stage::Stage, wait::say},
-};
+use crate::{lab::Lab, scenario::stage::Stage};
 
 /// What `--only` calls it.
 pub(super) const NAME: &str = "backup";
@@ -42,9 +39,6 @@ pub(super) async fn lines(stage: &Stage, lab: &Lab, namespace: &'static str) -> 
     let backup = backups::measure(&ground, &mut lines).await?;
     restores::measure(&ground, &backup, &mut lines).await?;
     archiving::measure(&ground, &mut lines).await?;
-    say(
-        "pgBackRest read and wrote this machine's disk itself; Matriarch went through the S3 server, to the same disk",
-    );
     drop(ground);
     stage.without(namespace).await?;
     Ok(lines)

@@ -10,7 +10,6 @@ use super::{
     ROUNDS,
     figure::{self, Series},
     ground::{Ground, LIMIT, scratch},
-    pgbackrest,
     stages::{Stages, stages},
 };
 use crate::{
@@ -56,7 +55,7 @@ pub(super) async fn measure(
         by_hand.times.push(copied);
         ground.shell.run(&empty, "").await?;
         ground.settle().await?;
-        let restored = ground.shell.timed("", &pgbackrest::restore(&scratch()), "").await?;
+        let restored = ground.shell.timed("", &ground.pgbackrest(round).restore(&scratch()), "").await?;
         theirs.times.push(restored);
         say(&format!("restore {round}/{ROUNDS}: {}", told(&parts, serving, copied, restored)));
     }

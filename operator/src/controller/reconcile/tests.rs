@@ -9,6 +9,7 @@ const DATABASE: &str = "/apis/db.example.com/v1alpha1/namespaces/prod/databases/
 const STATEFUL_SET: &str = "/apis/apps/v1/namespaces/prod/statefulsets/orders-db";
 const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/prod/leases/orders-db";
 const CRON_JOB: &str = "/apis/batch/v1/namespaces/prod/cronjobs/orders-db-backup";
+const SNAPSHOT_CRON_JOB: &str = "/apis/batch/v1/namespaces/prod/cronjobs/orders-db-snapshot";
 const CORE: &str = "/api/v1/namespaces/prod";
 
 struct World {
@@ -418,8 +419,16 @@ async fn the_schedule_comes_is_suspended_and_goes_with_the_spec() {
     world.reconcile().await.unwrap();
     assert_eq!(world.writes(), Vec::<String>::new());
 
+    world.server.edit(DATABASE, |database| {
+        database["spec"]["backup"]["snapshotSchedule"] = json!("0 */4 * * *");
+    });
+    world.reconcile().await.unwrap();
+    assert_eq!(world.server.get(SNAPSHOT_CRON_JOB).unwrap()["spec"]["schedule"], json!("0 */4 * * *"));
+    world.server.edit(SNAPSHOT_CRON_JOB, |object| object["metadata"]["uid"] = json!("c1"));
+
     world.server.edit(DATABASE, |database| database["spec"]["backup"] = backup(false));
     world.reconcile().await.unwrap();
+    assert!(world.server.get(SNAPSHOT_CRON_JOB).is_none());
     assert_eq!(world.server.get(CRON_JOB).unwrap()["spec"]["suspend"], json!(true));
     world.writes();
 
@@ -496,6 +505,10 @@ async fn nothing_is_made_until_the_source_of_a_restore_is_there() {
     source["metadata"]["name"] = json!("old");
     source["metadata"]["uid"] = json!("01d");
     world.server.put("/apis/db.example.com/v1alpha1/namespaces/prod/databases/old", source);
+    // What an earlier Database of this name began with, which has not been collected yet.
+    let earlier = json!({"metadata": {"name": "orders-db-restore", "namespace": "prod", "ownerReferences":
+        [{"apiVersion": "db.example.com/v1alpha1", "kind": "Database", "name": "orders-db", "uid": "earlier"}]}});
+    world.server.put(&format!("{CORE}/configmaps/orders-db-restore"), earlier);
     world.reconcile().await.unwrap();
     let map = world.server.get(&format!("{CORE}/configmaps/orders-db-restore")).unwrap();
     assert!(map["data"]["restore.json"].as_str().unwrap().contains("01d"), "{map}");

@@ -55,8 +55,12 @@ fn to(time: Timestamp, seconds: i64) -> Time {
 /// What the primary says of its archive, and whether it works.
 pub(crate) fn archive_of_primary<'a>(view: &View<'a>, now: Timestamp) -> Option<(&'a ArchiveStatus, bool)> {
     view.cluster.spec.backup.as_ref().filter(|backup| backup.enabled)?;
-    let archive = primary(view.members)?.1.status.as_ref()?.archive.as_ref()?;
+    let archive = told_by_primary(view)?;
     Some((archive, trouble(archive, now).is_none()))
+}
+
+fn told_by_primary<'a>(view: &View<'a>) -> Option<&'a ArchiveStatus> {
+    primary(view.members)?.1.status.as_ref()?.archive.as_ref()
 }
 
 /// Whether the write-ahead log reaches the store, for those that want it to.
@@ -66,9 +70,7 @@ pub(super) fn archiving(view: &View<'_>, now: Timestamp) -> Option<Fact> {
     if !backup.enabled {
         return fact(Some(false), "Disabled", "spec.backup.enabled is false".to_owned());
     }
-    let Some(archive) =
-        primary(view.members).and_then(|(_, member)| member.status.as_ref()?.archive.as_ref())
-    else {
+    let Some(archive) = told_by_primary(view) else {
         return fact(None, "NotKnown", "no primary says so".to_owned());
     };
     if let Some((reason, message)) = trouble(archive, now) {
@@ -140,12 +142,22 @@ fn restorable_fact(view: &View<'_>, backup: &ValidBackup) -> Fact {
             let message = format!("the newest backup holds damage ({damage}); {} does not", newest.name);
             fact(Some(true), "NewestDamaged", message)
         }
+        (Some(_), None) if has_hole(view) => {
+            let message = "the archive lacks some of the write-ahead log (see ContinuousArchiving): of the time from \
+                           earliestRestorableTime to latestRestorableTime, what lies after the hole cannot be \
+                           restored before the next backup";
+            fact(Some(true), "ArchiveIncomplete", message.to_owned())
+        }
         (Some(_), None) => {
             let message =
                 "any point in time from earliestRestorableTime to latestRestorableTime can be restored";
             fact(Some(true), "BackupAndArchive", message.to_owned())
         }
     }
+}
+
+fn has_hole(view: &View<'_>) -> bool {
+    told_by_primary(view).is_some_and(|archive| archive.gap_free == Some(false))
 }
 
 /// How far the restore is that makes the first instance, while it lasts.

@@ -25,6 +25,8 @@ pub struct ValidBackup {
     pub schedule: Schedule,
     /// When a restore is proven, if ever.
     pub drill: Option<Schedule>,
+    /// When VolumeSnapshots are taken, if ever by themselves.
+    pub snapshots: Option<Schedule>,
     /// For how long.
     pub retention_days: u32,
     /// Each so-many-th backup is a full one; more than 1 only where the server takes incremental ones.
@@ -80,6 +82,9 @@ pub enum InvalidBackup {
     /// Not a schedule.
     #[error("spec.backup.drillSchedule cannot be used")]
     Drill(#[source] InvalidSchedule),
+    /// Not a schedule.
+    #[error("spec.backup.snapshotSchedule cannot be used")]
+    Snapshots(#[source] InvalidSchedule),
     /// Out of 1 to 3650.
     #[error("spec.backup.retention is {0}: use 1 to {MAX_RETENTION} days")]
     Retention(i32),
@@ -123,12 +128,8 @@ impl ValidBackup {
         Ok(Self {
             enabled: policy.enabled,
             schedule: policy.schedule.parse().map_err(InvalidBackup::Schedule)?,
-            drill: policy
-                .drill_schedule
-                .as_deref()
-                .map(str::parse)
-                .transpose()
-                .map_err(InvalidBackup::Drill)?,
+            drill: schedule(policy.drill_schedule.as_deref(), InvalidBackup::Drill)?,
+            snapshots: schedule(policy.snapshot_schedule.as_deref(), InvalidBackup::Snapshots)?,
             retention_days: days.ok_or(InvalidBackup::Retention(policy.retention))?,
             full_every: full_every(policy.full_every, major)?,
             volume_snapshot_class: policy.volume_snapshot_class_name.clone(),
@@ -142,6 +143,13 @@ impl ValidBackup {
     pub fn increments(&self) -> bool {
         self.enabled && self.full_every > 1
     }
+}
+
+fn schedule(
+    wanted: Option<&str>,
+    invalid: impl Fn(InvalidSchedule) -> InvalidBackup,
+) -> Result<Option<Schedule>, InvalidBackup> {
+    wanted.map(str::parse).transpose().map_err(invalid)
 }
 
 fn full_every(wanted: i32, major: u8) -> Result<u32, InvalidBackup> {
@@ -292,6 +300,7 @@ mod tests {
         for (changes, part) in [
             (json!({"schedule": "daily"}), "spec.backup.schedule"),
             (json!({"drillSchedule": "weekly"}), "spec.backup.drillSchedule"),
+            (json!({"snapshotSchedule": "hourly"}), "spec.backup.snapshotSchedule"),
             (json!({"retention": 0}), "spec.backup.retention is 0"),
             (json!({"fullEvery": 0}), "spec.backup.fullEvery is 0"),
             (json!({"fullEvery": 15}), "use 1 to 14"),

@@ -21,9 +21,9 @@ use crate::{
 const DATA: DataId = DataId(7);
 
 /// Where a server is.
-struct Place {
-    data: PathBuf,
-    socket: PathBuf,
+pub(super) struct Place {
+    pub(super) data: PathBuf,
+    pub(super) socket: PathBuf,
 }
 
 impl Scene {
@@ -91,7 +91,7 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-async fn table(client: &Client) {
+pub(super) async fn table(client: &Client) {
     let create = "CREATE TABLE t (n bigint PRIMARY KEY, filler text DEFAULT repeat('x', 200))";
     client.batch_execute(create).await.unwrap();
     insert(client, 50_000).await;
@@ -178,8 +178,8 @@ async fn a_standby_is_held_in_backup_mode_too_and_its_label_is_encrypted() {
 }
 
 /// Ends with this.
-struct Standby {
-    place: Place,
+pub(super) struct Standby {
+    pub(super) place: Place,
     server: Child,
 }
 
@@ -192,7 +192,7 @@ impl Drop for Standby {
 
 impl Scene {
     /// One that has replayed all that the primary wrote.
-    async fn standby(&self, primary: &Client) -> Standby {
+    pub(super) async fn standby(&self, primary: &Client) -> Standby {
         let place = Place { data: self.path("standby"), socket: self.path("standby-run") };
         fs::create_dir_all(&place.socket).unwrap();
         give(&place.socket);

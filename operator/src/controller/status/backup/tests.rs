@@ -106,6 +106,9 @@ fn restorable_is_what_was_seen_in_the_repository() {
     assert_eq!(of(&world), is("False", "NoBackup"));
     world.repository = Some(holding(vec![summary("a", None)]));
     assert_eq!(of(&world), is("True", "BackupAndArchive"));
+    let mut with_hole = backed_up(ArchiveStatus { gap_free: Some(false), ..archive() });
+    with_hole.repository = Some(holding(vec![summary("a", None)]));
+    assert_eq!(of(&with_hole), is("True", "ArchiveIncomplete"));
     world.repository = Some(holding(vec![summary("a", None), summary("b", Some("page 7"))]));
     assert_eq!(of(&world), is("True", "NewestDamaged"));
     world.repository = Some(holding(vec![summary("b", Some("page 7"))]));
