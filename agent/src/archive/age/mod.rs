@@ -6,7 +6,7 @@
 //! | file | one idea |
 //! |---|---|
 //! | this | who can read: identities, from a file as `age-keygen` writes it |
-//! | [`file`] | the format of a file: pure but for random numbers |
+//! | [`mod@file`] | the format of a file: pure but for random numbers |
 //! | [`armor`] | a file as text |
 
 pub(crate) mod armor;
