@@ -225,6 +225,8 @@ impl Recovery<'_> {
             ("logging_collector", "off".to_owned()),
             ("log_destination", "stderr".to_owned()),
             ("restart_after_crash", "off".to_owned()),
+            // The default, or two segments if that is more: the server insists.
+            ("min_wal_size", format!("{}MB", (self.plan.backup.wal_segment_size >> 19).max(80))),
         ];
         settings.extend(self.plan.setting.clone());
         settings.extend(minimums.iter().map(|(name, least)| (*name, least.to_string())));
