@@ -215,7 +215,7 @@ async fn the_sample_is_backed_up_and_restored_between_two_writes() -> Result<()>
     query(&database, "INSERT INTO ledger VALUES (2)").await?;
     archived(&database).await?;
     on_demand(&database).await?;
-    by_the_schedule(&database).await?;
+    by_the_schedule(&database, "orders-db-backup", "tonight").await?;
     told(&database).await?;
 
     let copy = ground.restored("copy", "orders-db", &json!({"time": between})).await?;
@@ -254,12 +254,13 @@ async fn on_demand(database: &Database) -> Result<()> {
     Ok(())
 }
 
-/// What the CronJob does at night.
-async fn by_the_schedule(database: &Database) -> Result<()> {
-    database.kubectl(&["create", "job", "tonight", "--from=cronjob/orders-db-backup"]).await?;
+/// What the CronJob does when its time has come; returns the status of the Backup, which has the Job's name.
+async fn by_the_schedule(database: &Database, cron_job: &str, job: &str) -> Result<Value> {
+    database.kubectl(&["create", "job", job, &format!("--from=cronjob/{cron_job}")]).await?;
     let limit = format!("--timeout={}s", LIMIT.as_secs());
-    database.kubectl(&["wait", "--for=condition=Complete", &limit, "job/tonight"]).await?;
-    completed(database, "tonight").await.map(drop)
+    let of_job = format!("job/{job}");
+    database.kubectl(&["wait", "--for=condition=Complete", &limit, &of_job]).await?;
+    completed(database, job).await
 }
 
 async fn told(database: &Database) -> Result<()> {

@@ -6,7 +6,6 @@ use proto::{
     ha::{
         lease::WriteId,
         question::{Question, Reply, SurveyId},
-        view::Me,
     },
     identity::Ordinal,
     wire::{
@@ -25,6 +24,7 @@ use super::{
     server::{Incoming, routes},
 };
 use crate::{
+    archive::tests::me,
     chronicle::Chronicle,
     published::Published,
     serving::serve,
@@ -36,16 +36,6 @@ use crate::{
 
 const HOST: &str = "db-0.db-headless.prod.svc";
 const PATIENCE: Duration = Duration::from_secs(10);
-
-fn me() -> Me {
-    Me {
-        ordinal: Ordinal(0),
-        pod: "db-0".into(),
-        pod_uid: "uid".into(),
-        database: "db".into(),
-        namespace: "prod".into(),
-    }
-}
 
 /// A member that answers every survey with "empty".
 async fn member(authority: &Authority) -> SocketAddr {

@@ -18,13 +18,14 @@ use crate::{
     scenario::{
         chronicle,
         database::Database,
+        fault,
         load::Size,
         ordeal::{Ordeal, Until},
         stage::Stage,
         trial::{Report, survive_under},
         trouble::{Ground, INSTANCES, Manner, Trouble, WHOLE_LIMIT, Who, word},
         verdict,
-        wait::{self, say},
+        wait::say,
     },
 };
 
@@ -145,12 +146,7 @@ async fn measure(options: &Options, wanted: &[&Fault]) -> Result<()> {
 async fn unworn(database: &Database) -> Result<()> {
     for worn in database.pods().await?.iter().filter(|pod| pod.restarts > 0) {
         database.delete_pod(worn).await?;
-        let replaced = async || {
-            let pods = database.pods().await?;
-            ensure!(pods.iter().all(|pod| pod.uid != worn.uid), "{} has not ended", worn.name);
-            Ok(())
-        };
-        wait::until("a worn pod to end", WHOLE_LIMIT, replaced).await?;
+        fault::ended(database, worn, WHOLE_LIMIT).await?;
         verdict::whole(database, INSTANCES, WHOLE_LIMIT).await?;
     }
     Ok(())

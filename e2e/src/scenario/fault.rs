@@ -69,12 +69,17 @@ pub async fn lose_volume(database: &Database) -> Result<()> {
     let claim = format!("data-{}", standby.name);
     database.kubectl(&["delete", "pvc", &claim, "--wait=false"]).await?;
     database.delete_pod(&standby).await?;
-    let ended = async || {
+    ended(database, &standby, TAKE_OVER_LIMIT).await
+}
+
+/// Waits until a pod is gone; another one may have its name by then.
+pub async fn ended(database: &Database, gone: &Pod, limit: Duration) -> Result<()> {
+    let look = async || {
         let pods = database.pods().await?;
-        ensure!(pods.iter().all(|pod| pod.uid != standby.uid), "{} has not ended", standby.name);
+        ensure!(pods.iter().all(|pod| pod.uid != gone.uid), "{} has not ended", gone.name);
         Ok(())
     };
-    wait::until("the standby to end", TAKE_OVER_LIMIT, ended).await.map(drop)
+    wait::until(&format!("{} to end", gone.name), limit, look).await.map(drop)
 }
 
 /// Waits until a pod other than `before` accepts writes.

@@ -61,22 +61,19 @@ async fn a_snapshot_under_load_is_restored_to_a_moment_after_it() -> Result<()> 
     // It is the data of another Database now, and backed up as such.
     completed(&copy, "thawed-first").await?;
     snapshot(&copy, "again").await?;
-    by_the_schedule(&database, &ground).await?;
+    scheduled(&database, &ground).await?;
     missing_snapshot(&ground).await?;
     ground.clear().await
 }
 
-/// What the second CronJob does every few hours.
-async fn by_the_schedule(database: &Database, ground: &Ground) -> Result<()> {
+/// As the second CronJob does it every few hours.
+async fn scheduled(database: &Database, ground: &Ground) -> Result<()> {
     let mut spec = ground.sample(2);
     spec["backup"]["snapshotSchedule"] = json!("0 */4 * * *");
     database.apply(&spec).await?;
     let there = async || database.kubectl(&["get", "cronjob", "still-snapshot"]).await;
     wait::until("the schedule of snapshots", LIMIT, there).await?;
-    database.kubectl(&["create", "job", "noon", "--from=cronjob/still-snapshot"]).await?;
-    let limit = format!("--timeout={}s", LIMIT.as_secs());
-    database.kubectl(&["wait", "--for=condition=Complete", &limit, "job/noon"]).await?;
-    let status = completed(database, "noon").await?;
+    let status = by_the_schedule(database, "still-snapshot", "noon").await?;
     ensure!(status["kind"] == "Snapshot", "{status}");
     Ok(())
 }

@@ -2,12 +2,7 @@
 
 use std::fs;
 
-use proto::{
-    ha::{profile::Profile, view::Me},
-    identity::Ordinal,
-    pod::IDENTITIES_FILE,
-    wire::config::Durability,
-};
+use proto::{ha::profile::Profile, pod::IDENTITIES_FILE, wire::config::Durability};
 use tokio::{task::JoinHandle, time::timeout};
 
 use super::*;
@@ -17,7 +12,7 @@ use crate::archive::{
     tests::{
         SEGMENT, SYSTEM,
         faulty::{Fault, Faulty},
-        root, segment,
+        me, root, segment,
     },
 };
 
@@ -184,16 +179,6 @@ impl Scene {
         };
         let seen = timeout(PATIENCE, self.health.wait_for(is)).await.map(drop);
         assert!(seen.is_ok(), "never {reason:?}: {:?}", self.health.borrow());
-    }
-}
-
-fn me() -> Me {
-    Me {
-        ordinal: Ordinal(0),
-        pod: "db-0".into(),
-        pod_uid: "uid".into(),
-        database: "db".into(),
-        namespace: "prod".into(),
     }
 }
 

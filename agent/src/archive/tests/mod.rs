@@ -33,7 +33,8 @@ use crate::{boot_clock, chain::Chain, peer::client::Peers, published::Published}
 pub(crate) const SEGMENT: &str = "000000020000000000000003";
 pub(crate) const SYSTEM: u64 = 77;
 
-fn me() -> Me {
+/// The first member of a Database.
+pub(crate) fn me() -> Me {
     Me {
         ordinal: Ordinal(0),
         pod: "db-0".into(),

@@ -11,8 +11,6 @@ use std::{
 
 use jiff::Timestamp;
 use proto::{
-    ha::view::Me,
-    identity::Ordinal,
     pod::POSTGRES_PORT,
     wire::{
         backup::{BackupState, BackupSummary, RestoreConfig, RestoreTarget},
@@ -30,6 +28,7 @@ use crate::{
         connection::{Connection, Repository},
         destination::{self, Credentials},
         layout::Root,
+        tests::me,
     },
     backup::{Leader, Run},
     boot_clock,
@@ -352,16 +351,6 @@ impl Drop for Scene {
 fn peers() -> Peers {
     let (_, credentials) = watch::channel(credentials(&Authority::new(), "db-0"));
     crate::peer::client::peers("db", "prod", credentials).unwrap().0
-}
-
-fn me() -> Me {
-    Me {
-        ordinal: Ordinal(0),
-        pod: "db-0".into(),
-        pod_uid: "uid".into(),
-        database: "db".into(),
-        namespace: "prod".into(),
-    }
 }
 
 fn give(path: &Path) {
