@@ -11,7 +11,7 @@ use std::{
 use object_store::{
     BackoffConfig, Certificate, ClientOptions, ObjectStore, RetryConfig,
     aws::{AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut},
-    azure::MicrosoftAzureBuilder,
+    azure::{AzureConfigKey, MicrosoftAzureBuilder},
     gcp::GoogleCloudStorageBuilder,
     local::LocalFileSystem,
     path::Path,
@@ -120,11 +120,12 @@ pub(crate) fn open(
     let host = url.host_str().unwrap_or_default();
     let prefix = url.path().trim_matches('/');
     let (objects, prefix): (Arc<dyn ObjectStore>, &str) = match url.scheme() {
-        "s3" if !host.is_empty() => (s3(config, credentials, host)?, prefix),
+        // What the pods' own identity needs is in the environment.
+        "s3" if !host.is_empty() => (s3(AmazonS3Builder::from_env(), config, credentials, host)?, prefix),
         "gs" if !host.is_empty() => (gcs(config, credentials, host)?, prefix),
         "az" if !host.is_empty() && !prefix.is_empty() => {
             let (container, prefix) = prefix.split_once('/').unwrap_or((prefix, ""));
-            (azure(config, credentials, host, container)?, prefix)
+            (azure(MicrosoftAzureBuilder::from_env(), config, credentials, host, container)?, prefix)
         }
         "file" if host.is_empty() && !prefix.is_empty() => (local(url.path())?, ""),
         _ => return Err(form()),
@@ -138,12 +139,12 @@ pub(crate) fn open(
 }
 
 fn s3(
+    builder: AmazonS3Builder,
     config: &ArchiveConfig,
     credentials: &Credentials,
     bucket: &str,
 ) -> Result<Arc<dyn ObjectStore>, DestinationError> {
-    // What web identity needs is in the environment.
-    let mut builder = AmazonS3Builder::from_env()
+    let mut builder = builder
         .with_bucket_name(bucket)
         .with_conditional_put(S3ConditionalPut::ETagMatch)
         .with_virtual_hosted_style_request(!config.path_style)
@@ -191,13 +192,13 @@ fn gcs(
 }
 
 fn azure(
+    builder: MicrosoftAzureBuilder,
     config: &ArchiveConfig,
     credentials: &Credentials,
     account: &str,
     container: &str,
 ) -> Result<Arc<dyn ObjectStore>, DestinationError> {
-    // What workload identity needs is in the environment.
-    let mut builder = MicrosoftAzureBuilder::from_env()
+    let mut builder = builder
         .with_account(account)
         .with_container_name(container)
         .with_allow_http(config.allow_http)
@@ -205,6 +206,10 @@ fn azure(
         .with_retry(retry());
     if let Some(endpoint) = &config.endpoint {
         builder = builder.with_endpoint(endpoint.clone());
+    }
+    // The library puts a slash after it, and AKS has one there already.
+    if let Some(authority) = builder.get_config_value(&AzureConfigKey::AuthorityHost) {
+        builder = builder.with_config(AzureConfigKey::AuthorityHost, authority.trim_end_matches('/'));
     }
     if let Some(key) = credentials.get("accountKey") {
         builder = builder.with_access_key(key);
@@ -250,78 +255,4 @@ fn retry() -> RetryConfig {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::archive::age::tests::FIRST;
-
-    fn config(destination: &str) -> ArchiveConfig {
-        ArchiveConfig {
-            destination: destination.to_owned(),
-            endpoint: None,
-            region: None,
-            path_style: false,
-            allow_http: false,
-            custom_ca: false,
-            server_side_encryption: None,
-            encrypted: false,
-        }
-    }
-
-    fn prefix(destination: &str) -> Result<String, DestinationError> {
-        let _installed = rustls::crypto::ring::default_provider().install_default();
-        let key = Credentials(BTreeMap::from([
-            ("accountKey".to_owned(), "c2VjcmV0".to_owned()),
-            ("accessKeyId".to_owned(), "id".to_owned()),
-            ("secretAccessKey".to_owned(), "secret".to_owned()),
-        ]));
-        open(&config(destination), &key).map(|(_, prefix)| prefix.to_string())
-    }
-
-    #[test]
-    fn the_prefix_is_what_follows_the_bucket() {
-        assert_eq!(prefix("s3://bucket/a/b/").unwrap(), "a/b");
-        assert_eq!(prefix("s3://bucket").unwrap(), "");
-        assert_eq!(prefix("gs://bucket/a").unwrap(), "a");
-        assert_eq!(prefix("az://account/container/a/b").unwrap(), "a/b");
-        assert_eq!(prefix("file:///tmp").unwrap(), "");
-    }
-
-    #[test]
-    fn other_destinations_are_refused() {
-        for text in ["", "bucket", "s3:///a", "az://account", "file://host/a", "file:///", "https://a/b"] {
-            assert!(matches!(prefix(text), Err(DestinationError::Form(_))), "{text:?}");
-        }
-    }
-
-    #[test]
-    fn a_promised_authority_must_be_there() {
-        let promised = ArchiveConfig { custom_ca: true, ..config("s3://bucket") };
-        assert!(matches!(open(&promised, &Credentials::default()), Err(DestinationError::Authority)));
-    }
-
-    #[test]
-    fn nothing_is_opened_plainly_that_is_to_be_encrypted() {
-        let encrypted = ArchiveConfig { encrypted: true, ..config("file:///tmp") };
-        let with = |text: &str| {
-            let files = BTreeMap::from([(IDENTITIES_FILE.to_owned(), text.to_owned())]);
-            open(&encrypted, &Credentials(files)).map(|(store, _)| store.encrypts())
-        };
-        assert!(matches!(open(&encrypted, &Credentials::default()), Err(DestinationError::NoIdentities)));
-        assert!(matches!(with(""), Err(DestinationError::NoIdentities)));
-        assert!(matches!(with("secret"), Err(DestinationError::Identities(InvalidIdentities::Line(1)))));
-        assert!(with(FIRST).unwrap());
-        let plain = open(&config("file:///tmp"), &Credentials::default()).unwrap().0;
-        assert!(!plain.encrypts());
-    }
-
-    #[test]
-    fn credentials_are_files_without_what_kubernetes_keeps_beside_them() {
-        let directory = tempfile::tempdir().unwrap();
-        assert!(Credentials::read(&directory.path().join("absent")).unwrap() == Credentials::default());
-        fs::write(directory.path().join("accessKeyId"), "id\n").unwrap();
-        fs::create_dir(directory.path().join("..2026")).unwrap();
-        fs::write(directory.path().join("..data"), "x").unwrap();
-        let read = Credentials::read(directory.path()).unwrap();
-        assert_eq!((read.get("accessKeyId"), read.0.len()), (Some("id"), 1));
-    }
-}
+mod tests;

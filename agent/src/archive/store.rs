@@ -29,12 +29,16 @@ const CALL_TIMEOUT: Duration = Duration::from_mins(2);
 const DELETES: usize = 8;
 /// What a store says is shown up to here: some answer with pages.
 const MESSAGE_LIMIT: usize = 300;
+/// S3 says so with status 400 where a body does not come to its end in time.
+const TOO_SLOW: &str = "RequestTimeout";
 
 /// Why the store did not do it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StoreError {
-    /// It says no to these credentials.
-    #[error("{action} {path}: the store refuses these credentials; check the Secret: {message}")]
+    /// It says no to these credentials, or whoever makes them of the pod's identity does.
+    #[error(
+        "{action} {path}: the store refuses these credentials; check the Secret, or without one the pods' role: {message}"
+    )]
     Refused {
         /// What was tried.
         action: &'static str,
@@ -46,6 +50,16 @@ pub(crate) enum StoreError {
     /// No such object, bucket or container.
     #[error("{action} {path}: not found; does the bucket exist? {message}")]
     NotFound {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: String,
+        /// What the store said.
+        message: String,
+    },
+    /// It takes the request for a wrong one: a session has ended, the region is another, a key for encryption is off.
+    #[error("{action} {path}: the store does not accept the request: {message}")]
+    NotAccepted {
         /// What was tried.
         action: &'static str,
         /// On what.
@@ -235,14 +249,22 @@ async fn within<T>(
 }
 
 fn explain(action: &'static str, path: &Path, failure: &Failure) -> StoreError {
-    let (path, message) = (path.to_string(), shortened(&deepest(failure)));
-    match failure {
-        Failure::Unauthenticated { .. } | Failure::PermissionDenied { .. } => {
+    let text = deepest(failure);
+    let (path, message) = (path.to_string(), shortened(&text));
+    match (failure, status(&text)) {
+        (Failure::Unauthenticated { .. } | Failure::PermissionDenied { .. }, _) | (_, Some(401 | 403)) => {
             StoreError::Refused { action, path, message }
         }
-        Failure::NotFound { .. } => StoreError::NotFound { action, path, message },
+        (Failure::NotFound { .. }, _) => StoreError::NotFound { action, path, message },
+        (_, Some(400)) if !text.contains(TOO_SLOW) => StoreError::NotAccepted { action, path, message },
         _ => StoreError::Failed { action, path, message },
     }
+}
+
+/// The status of an answer that is no success. For most of them the library has it in its text only.
+fn status(text: &str) -> Option<u16> {
+    let (_, status) = text.split_once("non-2xx status code: ")?;
+    status.get(..3)?.parse().ok()
 }
 
 fn contents(path: &Path, error: &dyn std::error::Error) -> StoreError {
