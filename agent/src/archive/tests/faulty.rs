@@ -27,6 +27,8 @@ pub(crate) enum Fault {
     Unavailable,
     /// 403, nothing done.
     Forbidden,
+    /// 409: another write to the same name is under way, which may come to nothing.
+    Conflict,
     /// Done, but the connection breaks before the answer.
     LoseAnswer,
     /// The answer's body breaks off.
@@ -93,6 +95,11 @@ impl Faulty {
             Fault::Forbidden => {
                 Err(Error::PermissionDenied { path: path.to_string(), source: "403 AccessDenied".into() })
             }
+            // As the library says it.
+            Fault::Conflict => Err(Error::AlreadyExists {
+                path: path.to_string(),
+                source: "409 ConditionalRequestConflict".into(),
+            }),
             Fault::Hang => std::future::pending().await,
             Fault::None | Fault::LoseAnswer | Fault::CutBody => Ok(fault),
         }

@@ -145,6 +145,21 @@ async fn a_lost_answer_is_no_conflict_and_no_failure_is_a_success() {
     }
 }
 
+/// Whoever wrote it at the same moment did not finish.
+#[tokio::test]
+async fn a_file_that_is_said_to_be_there_and_is_not_is_archived_by_the_next_try() {
+    for name in [SEGMENT, "00000003.history", "000000020000000000000003.00000028.backup"] {
+        let store = Faulty::default();
+        store.next(Fault::Conflict);
+        let error = put(&store, name, &segment(SEGMENT)).await.unwrap_err();
+        assert!(matches!(error, PushError::Vanished { .. }), "{name}: {error}");
+        assert!(!error.failure().conflict && error.failure().message.contains(name), "{error}");
+        assert_eq!(store.writes(), 0);
+        put(&store, name, &segment(SEGMENT)).await.unwrap();
+        assert_eq!(store.writes(), 1);
+    }
+}
+
 /// No two encrypted files are alike, so what they say is compared.
 #[tokio::test]
 async fn an_encrypted_file_is_compared_by_what_it_says() {
