@@ -90,6 +90,15 @@ pub(crate) async fn apply(
     wish: Retention,
     running: Option<&str>,
 ) -> Result<RetentionReport, StoreError> {
+    apply_at(repository, wish, running, Timestamp::now()).await
+}
+
+async fn apply_at(
+    repository: &Repository,
+    wish: Retention,
+    running: Option<&str>,
+    now: Timestamp,
+) -> Result<RetentionReport, StoreError> {
     let Repository { store, root } = repository;
     let (found, snapshots, histories) = tokio::try_join!(
         catalog::backups(store, root),
@@ -97,7 +106,6 @@ pub(crate) async fn apply(
         catalog::histories(store, root)
     )?;
     let newest = catalog::newest_timeline(&found, &histories);
-    let now = Timestamp::now();
     let window = SignedDuration::from_hours(24 * i64::from(wish.days));
     let Ok(window_begins) = now.checked_sub(window) else { return Ok(RetentionReport::default()) };
     let anchor = anchor(&found, newest, &histories, window_begins);

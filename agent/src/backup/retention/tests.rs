@@ -168,6 +168,27 @@ async fn snapshots_go_with_what_is_older_than_the_last_one_in_the_store_and_keep
     assert_eq!(left.iter().map(|entry| entry.summary.name.as_str()).collect::<Vec<_>>(), ["b98", "b122"]);
 }
 
+/// One that was killed looks like one that still runs somewhere, until nobody can be at it any more.
+#[tokio::test]
+async fn pieces_that_nobody_made_a_backup_of_go_after_three_days() {
+    let repository = repository(&Faulty::default(), &[backup(1, 1, 1)]).await;
+    for name in ["killed", "slow"] {
+        repository.store.put(&repository.root.piece(name, "base.tar", 0), vec![0]).await.unwrap();
+    }
+    let written = Timestamp::now();
+    let wish = Retention { days: 1, dry_run: false };
+    let after = async |hours, running| {
+        let now = written + SignedDuration::from_hours(hours);
+        apply_at(&repository, wish, running, now).await.unwrap().unfinished
+    };
+    assert!(after(71, None).await.is_empty());
+    assert_eq!(folders(&repository).await, ["b1", "killed", "slow"]);
+    assert_eq!(after(73, Some("slow")).await, ["killed"], "the other one runs here");
+    assert_eq!(folders(&repository).await, ["b1", "slow"]);
+    assert_eq!(after(73, None).await, ["slow"]);
+    assert_eq!(folders(&repository).await, ["b1"]);
+}
+
 #[test]
 fn objects_are_known_by_their_names() {
     let of = |name: &str| file_name(&Path::from(name)).map(|name| name.to_string());
