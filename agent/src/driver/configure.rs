@@ -209,6 +209,25 @@ mod tests {
         }
     }
 
+    /// Without an archive there is nobody to switch segments for. The user's own parameters stay in any case.
+    #[test]
+    fn a_segment_is_archived_after_five_minutes_at_the_latest() {
+        let mut config: AgentConfig = serde_json::from_value(serde_json::json!({
+            "databaseUid": "uid", "replicas": 1, "durability": "Preferred", "minSyncReplicas": 1,
+            "profile": "Standard", "syncTimeoutMs": 10_000, "maxLagBytes": 0, "systemIdentifier": null,
+            "parameters": {"work_mem": "8MB"}, "hba": [], "appDatabase": "app", "volumeBytes": 100_u64 << 30,
+            "generation": "",
+        }))
+        .unwrap();
+        let parameters = |config: &AgentConfig| {
+            let parameters = wish(config, &SyncNames::Off).parameters;
+            ["archive_timeout", "max_slot_wal_keep_size", "work_mem"].map(|name| parameters[name].clone())
+        };
+        assert_eq!(parameters(&config), ["0", "25600MB", "8MB"]);
+        config.archive = serde_json::from_value(serde_json::json!({"destination": "s3://bucket"})).unwrap();
+        assert_eq!(parameters(&config), ["5min", "25600MB", "8MB"]);
+    }
+
     #[test]
     fn slots_keep_a_quarter_of_the_volume_and_not_less_than_is_useful() {
         assert_eq!([1 << 30, 100 << 30, 1 << 20].map(slot_keep_mb), [256, 25 * 1024, 256]);
