@@ -28,6 +28,7 @@ use crate::{
         connection::{Connection, Repository},
         destination::{self, Credentials},
         layout::Root,
+        names::Segment,
         tests::me,
     },
     backup::{Leader, Run},
@@ -44,6 +45,7 @@ mod encrypted;
 mod failover;
 mod segments;
 mod snapshot;
+mod stopping;
 mod tablespaces;
 
 const NOBODY: u32 = 65534;
@@ -323,6 +325,13 @@ impl Scene {
         assert_eq!((count, first), (last, 1), "rows are missing or twice");
         self.stop(rustix::process::Signal::INT);
         last
+    }
+
+    /// Segments in the archive.
+    async fn archived(&self) -> Vec<Segment> {
+        let listed = self.repository.store.list(&self.repository.root.wal()).await.unwrap();
+        let segment = |object: &object_store::ObjectMeta| archive::layout::segment_of(&object.location);
+        listed.iter().filter_map(segment).collect()
     }
 
     async fn wait_archived(&self, client: &Client) {

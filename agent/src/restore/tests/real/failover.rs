@@ -10,7 +10,6 @@ use super::{
     snapshot::{Standby, table},
     *,
 };
-use crate::archive::names::Segment;
 
 /// A member that was promoted.
 struct Successor {
@@ -42,7 +41,7 @@ fn opening(timeline: u32, switch: Lsn) -> Opening {
     }
 }
 
-async fn text(client: &Client, query: &str) -> String {
+pub(super) async fn text(client: &Client, query: &str) -> String {
     client.query_one(query, &[]).await.unwrap().get(0)
 }
 
@@ -91,12 +90,6 @@ impl Scene {
         let published = self.shown.as_ref().unwrap().subscribe();
         let archive = archive::tests::with(Connection::Open(self.repository.clone()), published);
         archive::tests::fill(archive, peers(), successor.socket(), &successor.openings).await
-    }
-
-    async fn archived(&self) -> Vec<Segment> {
-        let listed = self.repository.store.list(&self.repository.root.wal()).await.unwrap();
-        let segment = |object: &object_store::ObjectMeta| archive::layout::segment_of(&object.location);
-        listed.iter().filter_map(segment).collect()
     }
 }
 
