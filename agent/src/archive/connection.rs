@@ -88,21 +88,38 @@ pub(crate) struct ConnectionTask {
     pub(super) health: watch::Sender<Option<StoreHealth>>,
 }
 
-/// What the open store was made of.
-type Basis = (ArchiveConfig, Credentials, String, SystemIdentifier);
+/// What a store is opened with.
+#[derive(Clone, PartialEq, Eq)]
+struct Basis {
+    config: ArchiveConfig,
+    uid: String,
+    system_identifier: SystemIdentifier,
+    credentials: Credentials,
+}
+
+impl Basis {
+    /// Whether nothing but credentials differs.
+    fn is_same_place(&self, other: &Self) -> bool {
+        let place = |basis: &Self| (basis.config.clone(), basis.uid.clone(), basis.system_identifier);
+        place(self) == place(other)
+    }
+}
+
+/// The store that was opened last.
+type Opened = Option<(Basis, Repository)>;
 
 impl ConnectionTask {
     /// Runs until nobody wants the archive.
     pub(crate) async fn run(self) {
         let mut tried: Option<Basis> = None;
-        let mut open: Option<Repository> = None;
+        let mut open = Opened::None;
         let mut check_at = Instant::now();
         while !self.connection.is_closed() {
             let basis = self.basis();
             let changed = basis.as_ref().ok().and_then(Option::as_ref) != tried.as_ref();
             if changed {
                 // What was tried before is tried anew if it comes back.
-                (open, tried) = (None, None);
+                tried = None;
             }
             match basis {
                 Err(error) => self.tell(Connection::Pending, Some(&error.into())),
@@ -132,12 +149,13 @@ impl ConnectionTask {
             return Ok(None);
         };
         let credentials = Credentials::read(&self.credentials)?;
-        Ok(Some((archive.clone(), credentials, config.database_uid.clone(), system_identifier)))
+        let (config, uid) = (archive.clone(), config.database_uid.clone());
+        Ok(Some(Basis { config, uid, system_identifier, credentials }))
     }
 
     /// Opens it if it is not, and tries it. A failed try does not close it: whoever uses it sees what fails.
-    async fn check(&self, basis: &Basis, kept: &mut Option<Repository>) -> bool {
-        let repository = match kept.take().map_or_else(|| open(basis), Ok) {
+    async fn check(&self, basis: &Basis, opened: &mut Opened) -> bool {
+        let repository = match open(basis, opened) {
             Ok(repository) => repository,
             Err(error) => {
                 self.tell(Connection::Pending, Some(&error.into()));
@@ -145,7 +163,6 @@ impl ConnectionTask {
             }
         };
         let error = try_out(&repository).await.err();
-        *kept = Some(repository.clone());
         self.tell(Connection::Open(repository), error.as_ref());
         error.is_none()
     }
@@ -161,9 +178,19 @@ impl ConnectionTask {
     }
 }
 
-fn open((config, credentials, uid, system_identifier): &Basis) -> Result<Repository, DestinationError> {
-    let (store, prefix) = destination::open(config, credentials)?;
-    Ok(Repository { store, root: Root::new(&prefix, uid, *system_identifier) })
+/// Opens what is not open. If only credentials have changed, whoever is at it goes on with those of now.
+fn open(basis: &Basis, opened: &mut Opened) -> Result<Repository, DestinationError> {
+    if let Some((_, repository)) = opened.as_ref().filter(|(of, _)| of == basis) {
+        return Ok(repository.clone());
+    }
+    let (store, prefix) = destination::open(&basis.config, &basis.credentials)?;
+    let store = match opened.as_ref().filter(|(of, _)| of.is_same_place(basis)) {
+        Some((_, before)) => store.in_place_of(&before.store),
+        None => store,
+    };
+    let repository = Repository { store, root: Root::new(&prefix, &basis.uid, basis.system_identifier) };
+    *opened = Some((basis.clone(), repository.clone()));
+    Ok(repository)
 }
 
 /// Writes and reads the description. A store that takes it twice as new ignores conditions.

@@ -255,4 +255,4 @@ fn retry() -> RetryConfig {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -7,7 +7,7 @@ pub(crate) mod sealed;
 
 use std::{
     sync::{
-        Arc,
+        Arc, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -108,6 +108,11 @@ impl StoreError {
     pub(crate) fn is_lasting(&self) -> bool {
         matches!(self, Self::Contents { .. } | Self::Sealed { .. })
     }
+
+    /// Whether the store is there and says no, as it does until somebody changes something.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(self, Self::Refused { .. } | Self::NotFound { .. } | Self::NotAccepted { .. })
+    }
 }
 
 /// What a conditional write came to.
@@ -122,7 +127,8 @@ pub(crate) enum Written {
 /// A store; cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Store {
-    objects: Arc<dyn ObjectStore>,
+    /// As it is reached now: shared with whoever opened it before with other credentials.
+    objects: Arc<RwLock<Arc<dyn ObjectStore>>>,
     /// Some stores ignore the condition of a write.
     conditional: Arc<AtomicBool>,
     /// What is encrypted is encrypted with these.
@@ -132,7 +138,19 @@ pub(crate) struct Store {
 impl Store {
     /// Around the library's.
     pub(crate) fn new(objects: Arc<dyn ObjectStore>) -> Self {
+        let objects = Arc::new(RwLock::new(objects));
         Self { objects, conditional: Arc::new(AtomicBool::new(true)), identities: None }
+    }
+
+    /// This one, for all who hold `older` too, such as a backup that runs: the same place, with the credentials of now.
+    /// What they encrypt with stays theirs.
+    pub(crate) fn in_place_of(self, older: &Self) -> Self {
+        *older.objects.write().unwrap_or_else(PoisonError::into_inner) = self.objects();
+        Self { identities: self.identities, ..older.clone() }
+    }
+
+    fn objects(&self) -> Arc<dyn ObjectStore> {
+        Arc::clone(&self.objects.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// From now on, looks before it writes: this store ignores conditions.
@@ -142,7 +160,7 @@ impl Store {
 
     /// Writes an object, over whatever was there.
     pub(crate) async fn put(&self, path: &Path, contents: impl Into<PutPayload>) -> Result<(), StoreError> {
-        within("writing", path, self.objects.put(path, contents.into())).await.map(drop)
+        within("writing", path, self.objects().put(path, contents.into())).await.map(drop)
     }
 
     /// Writes an object as JSON, over whatever was there.
@@ -166,7 +184,7 @@ impl Store {
         };
         let options = PutOptions { mode, ..PutOptions::default() };
         let written = async {
-            match self.objects.put_opts(path, contents.into(), options).await {
+            match self.objects().put_opts(path, contents.into(), options).await {
                 Ok(_) => Ok(Written::New),
                 Err(Failure::AlreadyExists { .. } | Failure::Precondition { .. }) => {
                     Ok(Written::AlreadyThere)
@@ -180,7 +198,7 @@ impl Store {
     /// The object, if there is one.
     pub(crate) async fn get(&self, path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
         let got = async {
-            match self.objects.get_opts(path, GetOptions::default()).await {
+            match self.objects().get_opts(path, GetOptions::default()).await {
                 Ok(found) => found.bytes().await.map(|bytes| Some(Vec::from(bytes))),
                 Err(Failure::NotFound { .. }) => Ok(None),
                 Err(error) => Err(error),
@@ -198,7 +216,7 @@ impl Store {
     /// Whether there is such an object.
     pub(crate) async fn exists(&self, path: &Path) -> Result<bool, StoreError> {
         let looked = async {
-            match self.objects.head(path).await {
+            match self.objects().head(path).await {
                 Ok(_) => Ok(true),
                 Err(Failure::NotFound { .. }) => Ok(false),
                 Err(error) => Err(error),
@@ -209,19 +227,19 @@ impl Store {
 
     /// All objects below `folder`, however deep.
     pub(crate) async fn list(&self, folder: &Path) -> Result<Vec<ObjectMeta>, StoreError> {
-        within("listing", folder, self.objects.list(Some(folder)).try_collect()).await
+        within("listing", folder, self.objects().list(Some(folder)).try_collect()).await
     }
 
     /// The folders in `folder`.
     pub(crate) async fn folders(&self, folder: &Path) -> Result<Vec<Path>, StoreError> {
-        let listed = within("listing", folder, self.objects.list_with_delimiter(Some(folder))).await?;
+        let listed = within("listing", folder, self.objects().list_with_delimiter(Some(folder))).await?;
         Ok(listed.common_prefixes)
     }
 
     /// Removes objects and returns what the store did not let go, each with the reason. That there is none is as
     /// good.
     pub(crate) async fn delete(&self, paths: Vec<Path>) -> Vec<StoreError> {
-        let objects = &self.objects;
+        let objects = &self.objects();
         let deleted = futures::stream::iter(paths).map(|path| async move {
             let deleted = async {
                 match objects.delete(&path).await {

@@ -7,6 +7,7 @@ use super::{
     catalog, chain,
     chain::{Wanted, WhyFull},
     contents::Contents,
+    patience::patiently,
     protocol::{Extent, MANIFEST, ProtocolError, Walsender},
     run::{BackupError, Copied, Run, first_row},
 };
@@ -119,7 +120,8 @@ impl Run<'_> {
     pub(super) async fn check_base(&self, base: &Base) -> Result<(), BackupError> {
         let Some(parent) = base.parent() else { return Ok(()) };
         let (store, root) = (&self.repository.store, &self.repository.root);
-        let backups = catalog::backups(store, root).await?;
+        let backups =
+            patiently("looking for what the backup builds on", || catalog::backups(store, root)).await?;
         let name = &parent.summary.name;
         let there = backups.iter().find(|backup| backup.summary.name == *name);
         match there.is_some_and(|there| chain::chain(&backups, there).is_ok()) {

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`protocol`] | the server's replication protocol |
 //! | [`pieces`] | a stream as compressed objects |
+//! | [`patience`] | how long a backup waits for its store |
 //! | [`contents`] | `backup.json` |
 //! | [`run`] | one backup |
 //! | [`chain`] | backups that build on each other: pure |
@@ -18,6 +19,7 @@ pub(crate) mod chain;
 pub(crate) mod contents;
 pub(crate) mod http;
 mod increment;
+mod patience;
 mod pieces;
 mod protocol;
 mod retention;

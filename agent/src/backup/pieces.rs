@@ -1,22 +1,19 @@
 //! From a stream of bytes to objects: pieces of equal size, each compressed (and encrypted) by itself and written while
 //! the next ones are read. Bounded memory, no scratch disk; a write that fails is repeated without reading anything anew.
 
-use std::{mem, sync::Arc, time::Duration};
+use std::{mem, sync::Arc};
 
 use bytes::Bytes;
 use object_store::path::Path;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
-    time::{Instant, sleep},
 };
 
-use crate::{
-    archive::{
-        frame,
-        store::{Store, StoreError},
-    },
-    chain::Chain,
+use super::patience::patiently;
+use crate::archive::{
+    frame,
+    store::{Store, StoreError},
 };
 
 /// Uncompressed bytes of a piece. Together with [`PIECES`] it bounds the memory of a backup: each piece is there
@@ -24,10 +21,6 @@ use crate::{
 pub(crate) const PIECE: usize = 16 << 20;
 /// Pieces in memory: one that is filled, two that are compressed, one that is written.
 const PIECES: usize = 4;
-/// A store that is away for this long ends the backup.
-const PATIENCE: Duration = Duration::from_mins(15);
-/// Between two tries.
-const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// Why a piece is not in the store.
 #[derive(Debug, thiserror::Error)]
@@ -135,9 +128,10 @@ impl Pieces {
             let sealing = store.clone();
             let packed = tokio::task::spawn_blocking(move || pack(&sealing, path, piece));
             let (path, packed) = packed.await.map_err(|_| PieceError::GivenUp)??;
-            let stored = write_patiently(&store, &path, packed.into()).await?;
+            let packed = Bytes::from(packed);
+            patiently("a piece of the backup", || store.put(&path, packed.clone())).await?;
             drop(permit);
-            Ok(stored)
+            Ok(packed.len() as u64)
         });
     }
 }
@@ -150,18 +144,6 @@ fn pack(store: &Store, path: Path, piece: Vec<u8>) -> Result<(Path, Vec<u8>), Pi
         frame.shrink_to_fit();
     }
     Ok(store.seal(path, frame)?)
-}
-
-async fn write_patiently(store: &Store, path: &Path, frame: Bytes) -> Result<u64, PieceError> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match store.put(path, frame.clone()).await {
-            Ok(()) => return Ok(frame.len() as u64),
-            Err(error) if Instant::now() >= deadline => return Err(error.into()),
-            Err(error) => tracing::warn!(error = %Chain(&error), "a piece of the backup is tried again"),
-        }
-        sleep(RETRY_AFTER).await;
-    }
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ use tokio::{
 use super::{
     chain,
     contents::{ArchiveContents, Contents, FORMAT},
+    patience::patiently,
     pieces::{self, PieceError, Pieces},
     protocol::{self, Event, Extent, ProtocolError, Walsender},
     snapshot::HOLD_LIMIT,
@@ -147,7 +148,9 @@ impl Run<'_> {
             data_bytes: self.data_bytes().await,
             encrypted: self.repository.store.encrypts(),
         };
-        self.repository.store.put_json(&self.repository.root.backup_file(name), &contents).await?;
+        let Repository { store, root } = self.repository;
+        let file = root.backup_file(name);
+        patiently("backup.json", || store.put_json(&file, &contents)).await?;
         Ok(summary)
     }
 
@@ -210,7 +213,8 @@ impl Run<'_> {
         let mut switch_at = Instant::now();
         for name in needed(start, stop, size) {
             let path = self.repository.root.wal_file(&name, self.pod);
-            while !self.repository.store.exists_as_either(&path).await? {
+            let store = &self.repository.store;
+            while !patiently("looking for the WAL of the backup", || store.exists_as_either(&path)).await? {
                 if Instant::now() >= deadline {
                     return Err(BackupError::Wal(name.to_string()));
                 }

@@ -8,6 +8,7 @@ use tokio::{task::JoinHandle, time::timeout};
 use super::*;
 use crate::archive::{
     age::tests::{FIRST, SECOND},
+    destination::tests::service::{Provider, Service},
     push::{PushError, WalFile, push},
     tests::{
         SEGMENT, SYSTEM,
@@ -268,6 +269,33 @@ async fn changed_credentials_are_taken_without_a_restart() {
     fs::write(scene.path("credentials").join("accessKeyId"), [0xFF]).unwrap();
     scene.fails("cannot read the credential").await;
     scene.pends().await;
+}
+
+/// Keys are replaced while a backup runs, or the destination is.
+#[tokio::test]
+async fn whoever_is_at_it_goes_on_with_the_keys_of_now_but_never_in_another_place() {
+    let service = Service::of(Provider::Amazon).await;
+    let with = |bucket: &str, key: &str| Basis {
+        config: service.config(bucket),
+        uid: "uid".to_owned(),
+        system_identifier: SystemIdentifier(SYSTEM),
+        credentials: service.credentials(&[("accessKeyId", key), ("secretAccessKey", "secret")]),
+    };
+    let mut opened = None;
+    let running = open(&with("bucket", "old"), &mut opened).unwrap();
+    let signed = async |repository: &Repository, key: &str| {
+        repository.store.put(&Path::from("a"), b"piece".to_vec()).await.unwrap();
+        let asked = service.last();
+        let by = asked.header("authorization").contains(&format!("Credential={key}/"));
+        by && asked.uri.path() == "/bucket/a"
+    };
+    assert!(signed(&running, "old").await);
+    for key in ["new", "newest"] {
+        let now = open(&with("bucket", key), &mut opened).unwrap();
+        assert!(signed(&running, key).await && signed(&now, key).await, "{key}");
+    }
+    open(&with("another", "other"), &mut opened).unwrap();
+    assert!(signed(&running, "newest").await);
 }
 
 /// Whatever is offered while it counts as disabled is acknowledged, and archived nowhere.

@@ -1,6 +1,13 @@
 //! The server sends a backup once: what the store does not take at first is written again from memory, or ends it.
 
-use super::*;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::{
+    super::patience::{PATIENCE, PATIENCE_WHEN_REFUSED, RETRY_AFTER},
+    *,
+};
 use crate::archive::tests::faulty::{Fault, Faulty};
 
 fn path(number: usize) -> Path {
@@ -42,7 +49,7 @@ async fn a_piece_that_is_not_taken_at_first_is_written_again_as_it_was() {
 
 #[tokio::test(start_paused = true)]
 async fn a_store_that_never_takes_a_piece_ends_the_backup() {
-    for fault in [Fault::Unavailable, Fault::Forbidden] {
+    for (fault, patience) in [(Fault::Unavailable, PATIENCE), (Fault::Forbidden, PATIENCE_WHEN_REFUSED)] {
         let faulty = Faulty::default();
         (0..1000).for_each(|_| faulty.next(fault));
         let mut pieces = pieces(&faulty);
@@ -50,7 +57,7 @@ async fn a_store_that_never_takes_a_piece_ends_the_backup() {
         pieces.add(Bytes::from_static(b"rows")).await.unwrap();
         assert!(matches!(pieces.finish().await, Err(PieceError::Store(_))), "{fault:?}");
         let took = begun.elapsed();
-        assert!((PATIENCE..=PATIENCE + RETRY_AFTER).contains(&took), "{fault:?}: {took:?}");
+        assert!((patience..=patience + RETRY_AFTER).contains(&took), "{fault:?}: {took:?}");
         assert_eq!(faulty.writes(), 0);
     }
 }
@@ -69,4 +76,21 @@ async fn no_more_pieces_than_there_is_room_for_wait_for_the_store() {
     assert!(matches!(pieces.add(piece).await, Err(PieceError::Store(_))));
     assert!(begun.elapsed() + RETRY_AFTER >= PATIENCE, "{:?}", begun.elapsed());
     assert_eq!(pieces.sizes().pieces, PIECES);
+}
+
+/// A backup goes on for hours, and keys may be replaced meanwhile.
+#[tokio::test(start_paused = true)]
+async fn a_piece_that_is_refused_goes_to_the_store_with_the_keys_of_now() {
+    let (refusing, taking) = (Faulty::default(), Faulty::default());
+    (0..1000).for_each(|_| refusing.next(Fault::Forbidden));
+    let store = refusing.store();
+    let mut pieces = Pieces::new(store.clone(), room(), path);
+    pieces.add(Bytes::from_static(b"rows")).await.unwrap();
+    let replaced = async {
+        sleep(Duration::from_mins(2)).await;
+        taking.store().in_place_of(&store)
+    };
+    let (sizes, _) = tokio::join!(pieces.finish(), replaced);
+    assert_eq!(sizes.unwrap().pieces, 1);
+    assert_eq!((refusing.writes(), read(&taking, 0).await), (0, b"rows".to_vec()));
 }

@@ -27,7 +27,10 @@ use proto::{
 };
 use tokio::{sync::watch, time::timeout};
 
-use super::run::{BackupError, Run};
+use super::{
+    patience::patiently,
+    run::{BackupError, Run},
+};
 use crate::{
     archive::{connection::Repository, names::SegmentSize},
     sql::{archiving, backup_mode::BackupMode},
@@ -85,7 +88,7 @@ impl Run<'_> {
             volume_snapshot: copied.taken.volume_snapshot,
             label: store.seal_text(&path, &copied.label)?,
         };
-        store.put_json(&path, &entry).await?;
+        patiently("the file of the snapshot", || store.put_json(&path, &entry)).await?;
         Ok(summary)
     }
 
