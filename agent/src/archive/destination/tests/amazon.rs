@@ -10,7 +10,10 @@ use super::{
     super::*,
     service::{Asked, Provider, Service},
 };
-use crate::archive::{hexadecimal, store::StoreError};
+use crate::archive::{
+    hexadecimal,
+    store::{StoreError, Written},
+};
 
 const KEYS: [(&str, &str); 2] = [("accessKeyId", "AKIA1"), ("secretAccessKey", "secret")];
 const ENCRYPTION: &str = "x-amz-server-side-encryption";
@@ -218,4 +221,14 @@ async fn a_request_that_the_store_does_not_accept_is_no_outage() {
         assert_eq!(matches!(error, StoreError::NotAccepted { .. }), lasts, "{error}");
         assert!(error.to_string().contains(code), "{error}");
     }
+}
+
+/// Of two writes at once one is told to try again: that the other has ended well is not said.
+#[tokio::test]
+async fn a_write_that_another_one_crosses_is_no_new_object() {
+    let service = Service::of(Provider::Amazon).await;
+    let (store, prefix) = open(&service.config("bucket"), &service.credentials(&KEYS)).unwrap();
+    service.refuses(Some((StatusCode::CONFLICT, "ConditionalRequestConflict")));
+    let written = store.put_new(&prefix.join("a"), b"contents".to_vec()).await;
+    assert!(matches!(written, Ok(Written::AlreadyThere)), "{written:?}");
 }
