@@ -1,7 +1,10 @@
 //! From a stream of bytes to objects: pieces of equal size, each compressed (and encrypted) by itself and written while
 //! the next ones are read. Bounded memory, no scratch disk; a write that fails is repeated without reading anything anew.
 
-use std::{mem, sync::Arc};
+use std::{
+    mem,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use bytes::Bytes;
 use object_store::path::Path;
@@ -17,7 +20,7 @@ use crate::archive::{
 };
 
 /// Uncompressed bytes of a piece. Together with [`PIECES`] it bounds the memory of a backup: each piece is there
-/// once as it was read and, while it is compressed, once more.
+/// once as it was read and, from when it is compressed on, once more.
 pub(crate) const PIECE: usize = 16 << 20;
 /// Pieces in memory: one that is filled, two that are compressed, one that is written.
 const PIECES: usize = 4;
@@ -51,22 +54,42 @@ pub(crate) struct Sizes {
 pub(crate) struct Pieces {
     store: Store,
     path: Box<dyn Fn(usize) -> Path + Send>,
-    room: Arc<Semaphore>,
+    room: Room,
     filling: Option<(Vec<u8>, OwnedSemaphorePermit)>,
     writing: JoinSet<Result<u64, PieceError>>,
     sizes: Sizes,
 }
 
-/// Shared by all archives of a backup, one after the other.
-pub(crate) fn room() -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(PIECES))
+/// Memory for the pieces of a backup; shared by all its archives, one after the other.
+#[derive(Clone)]
+pub(crate) struct Room {
+    permits: Arc<Semaphore>,
+    /// Buffers that were used: the kernel would have to clear every page of a new one.
+    spare: Arc<Mutex<Vec<Vec<u8>>>>,
+}
+
+impl Room {
+    /// Nothing is taken yet.
+    pub(crate) fn new() -> Self {
+        Self { permits: Arc::new(Semaphore::new(PIECES)), spare: Arc::default() }
+    }
+
+    fn buffer(&self) -> Vec<u8> {
+        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        spare.unwrap_or_else(|| Vec::with_capacity(PIECE))
+    }
+
+    fn give_back(&self, mut buffer: Vec<u8>) {
+        buffer.clear();
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
+    }
 }
 
 impl Pieces {
     /// For an archive whose pieces have these paths.
     pub(crate) fn new(
         store: Store,
-        room: Arc<Semaphore>,
+        room: Room,
         path: impl Fn(usize) -> Path + Send + 'static,
     ) -> Self {
         Self {
@@ -90,7 +113,10 @@ impl Pieces {
         while !data.is_empty() {
             let (mut piece, permit) = match self.filling.take() {
                 Some(filling) => filling,
-                None => (Vec::with_capacity(PIECE), self.permit().await?),
+                None => {
+                    let permit = self.permit().await?;
+                    (self.room.buffer(), permit)
+                }
             };
             let part = data.split_to(data.len().min(PIECE - piece.len()));
             piece.extend_from_slice(&part);
@@ -114,7 +140,7 @@ impl Pieces {
     }
 
     async fn permit(&mut self) -> Result<OwnedSemaphorePermit, PieceError> {
-        let permit = Arc::clone(&self.room).acquire_owned().await;
+        let permit = Arc::clone(&self.room.permits).acquire_owned().await;
         while let Some(written) = self.writing.try_join_next() {
             self.sizes.stored += written.map_err(|_| PieceError::GivenUp)??;
         }
@@ -123,10 +149,11 @@ impl Pieces {
 
     fn write(&mut self, piece: Vec<u8>, permit: OwnedSemaphorePermit) {
         let (store, path) = (self.store.clone(), (self.path)(self.sizes.pieces));
+        let room = self.room.clone();
         self.sizes.pieces += 1;
         self.writing.spawn(async move {
             let sealing = store.clone();
-            let packed = tokio::task::spawn_blocking(move || pack(&sealing, path, piece));
+            let packed = tokio::task::spawn_blocking(move || pack(&sealing, path, piece, &room));
             let (path, packed) = packed.await.map_err(|_| PieceError::GivenUp)??;
             let packed = Bytes::from(packed);
             patiently("a piece of the backup", || store.put(&path, packed.clone())).await?;
@@ -136,10 +163,10 @@ impl Pieces {
     }
 }
 
-/// What is written of a piece, and where. The piece is let go before there is a third copy of it.
-fn pack(store: &Store, path: Path, piece: Vec<u8>) -> Result<(Path, Vec<u8>), PieceError> {
+/// What is written of a piece, and where.
+fn pack(store: &Store, path: Path, piece: Vec<u8>, room: &Room) -> Result<(Path, Vec<u8>), PieceError> {
     let mut frame = frame::compress(&piece).map_err(PieceError::Compress)?;
-    drop(piece);
+    room.give_back(piece);
     if !store.encrypts() {
         frame.shrink_to_fit();
     }

@@ -3,7 +3,7 @@
 //! Failure modes: whatever fails before `backup.json` leaves pieces that retention removes and no backup; the WAL
 //! that makes the copy consistent is awaited, and a backup without it is none.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{path::Path, time::Duration};
 
 use jiff::Timestamp;
 use proto::{
@@ -12,7 +12,7 @@ use proto::{
     wire::backup::{BackupPhase, BackupState, BackupSummary},
 };
 use tokio::{
-    sync::{Semaphore, watch},
+    sync::watch,
     time::{Instant, sleep},
 };
 
@@ -20,7 +20,7 @@ use super::{
     chain,
     contents::{ArchiveContents, Contents, FORMAT},
     patience::patiently,
-    pieces::{self, PieceError, Pieces},
+    pieces::{PieceError, Pieces, Room},
     protocol::{self, Event, Extent, ProtocolError, Walsender},
     snapshot::HOLD_LIMIT,
 };
@@ -163,7 +163,7 @@ impl Run<'_> {
         };
         self.note(|state| state.start = Some(start));
         let mut copy =
-            Copy { room: pieces::room(), current: None, archives: Vec::new(), stored: 0, shown: 0 };
+            Copy { room: Room::new(), current: None, archives: Vec::new(), stored: 0, shown: 0 };
         let (mut last, mut damage) = (None, None);
         loop {
             match server.next().await {
@@ -282,7 +282,7 @@ fn needed(start: WalPosition, stop: WalPosition, size: SegmentSize) -> Vec<WalNa
 
 /// The archive that comes now, and those that have come.
 struct Copy {
-    room: Arc<Semaphore>,
+    room: Room,
     current: Option<(String, Pieces)>,
     archives: Vec<ArchiveContents>,
     stored: u64,
@@ -298,7 +298,7 @@ impl Copy {
     ) -> Result<(), BackupError> {
         self.end().await?;
         let (root, of, name) = (repository.root.clone(), backup.to_owned(), archive.clone());
-        let pieces = Pieces::new(repository.store.clone(), Arc::clone(&self.room), move |number| {
+        let pieces = Pieces::new(repository.store.clone(), self.room.clone(), move |number| {
             root.piece(&of, &name, number)
         });
         self.current = Some((archive, pieces));

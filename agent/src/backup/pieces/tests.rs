@@ -15,7 +15,7 @@ fn path(number: usize) -> Path {
 }
 
 fn pieces(faulty: &Faulty) -> Pieces {
-    Pieces::new(faulty.store(), room(), path)
+    Pieces::new(faulty.store(), Room::new(), path)
 }
 
 /// Two pieces, the second of seven bytes.
@@ -84,7 +84,7 @@ async fn a_piece_that_is_refused_goes_to_the_store_with_the_keys_of_now() {
     let (refusing, taking) = (Faulty::default(), Faulty::default());
     (0..1000).for_each(|_| refusing.next(Fault::Forbidden));
     let store = refusing.store();
-    let mut pieces = Pieces::new(store.clone(), room(), path);
+    let mut pieces = Pieces::new(store.clone(), Room::new(), path);
     pieces.add(Bytes::from_static(b"rows")).await.unwrap();
     let replaced = async {
         sleep(Duration::from_mins(2)).await;
