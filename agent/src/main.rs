@@ -8,6 +8,7 @@
 //! | `run` | native sidecar | lease, elections, labels, HTTP, archive; tells the supervisor what to do |
 //! | `restore` | init container of the PostgreSQL image | fills an empty volume from a repository |
 //! | `drill` | Job of the restore drills, PostgreSQL image | proves that a repository restores |
+//! | `standby` | Job of a new instance, PostgreSQL image | makes a standby's data of a VolumeSnapshot |
 //! | `wal` | PostgreSQL's `archive_command` | hands a WAL file to the sidecar |
 //! | `request-backup` | Job of the schedule | makes a `Backup` and waits for its end |
 
@@ -73,6 +74,8 @@ enum Command {
     Restore(restore::RestoreArguments),
     /// Prove a restore: the same into a volume that is thrown away, with every table read
     Drill(restore::drill::DrillArguments),
+    /// Make a standby's data of what a VolumeSnapshot of the same Database brought
+    Standby(restore::RestoreArguments),
     /// What PostgreSQL runs to archive a WAL file, and to get one back
     #[command(subcommand)]
     Wal(archive::command::WalCommand),
@@ -100,6 +103,10 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Drill(arguments) => {
             log_to_stderr();
             with_all_threads(restore::drill::run(arguments))
+        }
+        Command::Standby(arguments) => {
+            log_to_stderr();
+            with_all_threads(restore::standby::run(arguments))
         }
         Command::RequestBackup => {
             log_to_stderr();

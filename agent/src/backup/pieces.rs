@@ -87,11 +87,7 @@ impl Room {
 
 impl Pieces {
     /// For an archive whose pieces have these paths.
-    pub(crate) fn new(
-        store: Store,
-        room: Room,
-        path: impl Fn(usize) -> Path + Send + 'static,
-    ) -> Self {
+    pub(crate) fn new(store: Store, room: Room, path: impl Fn(usize) -> Path + Send + 'static) -> Self {
         Self {
             store,
             path: Box::new(path),

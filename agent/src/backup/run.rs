@@ -162,8 +162,7 @@ impl Run<'_> {
             None => begin_full(&mut server, name).await?,
         };
         self.note(|state| state.start = Some(start));
-        let mut copy =
-            Copy { room: Room::new(), current: None, archives: Vec::new(), stored: 0, shown: 0 };
+        let mut copy = Copy { room: Room::new(), current: None, archives: Vec::new(), stored: 0, shown: 0 };
         let (mut last, mut damage) = (None, None);
         loop {
             match server.next().await {

@@ -15,11 +15,12 @@ use proto::{postgres::Lsn, wire::backup::RestorePhase};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     net::{UnixListener, UnixStream},
+    sync::watch,
     task::JoinHandle,
     time::{Instant, sleep},
 };
 
-use super::{choose::Plan, progress::Progress};
+use super::{choose::Plan, progress::Progress, recover::Purpose};
 use crate::{
     archive::{
         connection::Repository,
@@ -58,14 +59,23 @@ type Fetched = Result<Option<Vec<u8>>, FetchError>;
 pub(crate) struct Fetching {
     repository: Repository,
     plan: Plan,
+    purpose: Purpose,
     progress: Progress,
+    /// Whether the server has asked for what comes after the end of the archive.
+    ended: watch::Sender<bool>,
     ahead: Mutex<VecDeque<(Segment, JoinHandle<Fetched>)>>,
 }
 
 impl Fetching {
     /// For a plan.
-    pub(crate) fn new(repository: Repository, plan: Plan, progress: Progress) -> Arc<Self> {
-        Arc::new(Self { repository, plan, progress, ahead: Mutex::default() })
+    pub(crate) fn new(repository: Repository, plan: Plan, purpose: Purpose, progress: Progress) -> Arc<Self> {
+        let ended = watch::Sender::new(false);
+        Arc::new(Self { repository, plan, purpose, progress, ended, ahead: Mutex::default() })
+    }
+
+    /// Becomes true when the server has all of the archive.
+    pub(crate) fn ended(&self) -> watch::Receiver<bool> {
+        self.ended.subscribe()
     }
 
     /// Serves on `socket` until it is dropped; the server asks for one file at a time.
@@ -141,9 +151,21 @@ impl Fetching {
     async fn unplanned(&self, segment: Segment) -> Fetched {
         let size = SegmentSize(self.plan.backup.wal_segment_size);
         let end = self.plan.wal.last().map_or(Lsn(0), |last| last.end(size));
-        if segment.start(size) >= end {
-            return Ok(None);
+        if segment.start(size) < end {
+            return self.if_there(segment).await;
         }
+        // Who only follows is not promoted at the end, which may go on meanwhile.
+        let fetched = match self.purpose {
+            Purpose::Follow => self.if_there(segment).await,
+            Purpose::Use | Purpose::Proof => Ok(None),
+        };
+        if matches!(fetched, Ok(None)) {
+            self.ended.send_replace(true);
+        }
+        fetched
+    }
+
+    async fn if_there(&self, segment: Segment) -> Fetched {
         patiently(|| async {
             match self.repository.store.get_either(&self.path(&WalName::Segment(segment))).await? {
                 Some(frame) => decode(segment, frame, &self.repository).await.map(Some),

@@ -15,6 +15,7 @@
 //! | [`fetching`] | WAL for the recovering server |
 //! | [`mod@recover`] | the recovering server |
 //! | [`progress`] | how far it is |
+//! | [`standby`] | `agent standby`: the same, followed and not promoted, for a new instance of the same Database |
 //! | [`drill`] | `agent drill`: the same into a volume that is thrown away, to prove that it works |
 //! | [`check`] | reads everything that a recovered server holds |
 
@@ -28,6 +29,7 @@ mod progress;
 mod read;
 mod recover;
 mod snapshot;
+pub(crate) mod standby;
 mod unpack;
 
 use std::{
@@ -235,8 +237,9 @@ async fn recover(
 ) -> anyhow::Result<Recovered> {
     progress.note(|progress| progress.phase = RestorePhase::Recovering);
     let wal_socket = layout.run_dir.join("restore.sock");
-    let serving = Fetching::new(repository, plan.clone(), progress.clone());
-    let recovery = Recovery { layout, data: incoming, wal_socket: &wal_socket, plan: &plan, purpose };
+    let serving = Fetching::new(repository, plan.clone(), purpose, progress.clone());
+    let ended = serving.ended();
+    let recovery = Recovery { layout, data: incoming, wal_socket: &wal_socket, plan: &plan, purpose, ended };
     tokio::select! {
         served = serving.serve(&wal_socket) => {
             served.with_context(|| format!("handing out WAL on {}", wal_socket.display()))?;

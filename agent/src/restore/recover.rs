@@ -1,4 +1,5 @@
-//! Runs PostgreSQL on the unpacked files until the target, has it promote itself, and stops it.
+//! Runs PostgreSQL on the unpacked files until the target, has it promote itself unless it is to be a standby, and
+//! stops it.
 //!
 //! Nothing is durable before the end: it runs without fsync, and one fsync of everything follows. A crash leaves a
 //! directory that nobody takes for data. Only what a VolumeSnapshot brought is written durably throughout.
@@ -21,6 +22,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, ChildStderr, Command},
+    sync::watch,
     time::{sleep, timeout},
 };
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage, config::SslMode};
@@ -109,13 +111,17 @@ pub(crate) struct Recovery<'a> {
     pub(crate) wal_socket: &'a Path,
     pub(crate) plan: &'a Plan,
     pub(crate) purpose: Purpose,
+    /// Whether the server has been handed all of the archive.
+    pub(crate) ended: watch::Receiver<bool>,
 }
 
 /// What for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
-    /// To be served.
+    /// To be served, on a timeline of its own.
     Use,
+    /// To be a standby's: nothing is promoted.
+    Follow,
     /// To see whether it could be: everything is read, and nothing kept.
     Proof,
 }
@@ -146,7 +152,7 @@ impl Recovery<'_> {
                 |source| RecoverError::Run { program: "postgres", source },
                 |status| failed("postgres", status, &said),
             )),
-            recovered = self.until_promoted(&place) => recovered,
+            recovered = self.until_recovered(&place) => recovered,
         };
         let stopped = match recovered {
             Ok(recovered) => stop(&mut server, &said).await.map(|()| recovered),
@@ -158,7 +164,7 @@ impl Recovery<'_> {
             log.abort();
         }
         let recovered = stopped?;
-        if self.purpose == Purpose::Use {
+        if self.purpose != Purpose::Proof {
             self.initdb_sync().await?;
         }
         Ok(recovered)
@@ -176,8 +182,12 @@ impl Recovery<'_> {
         write(place.join("postgresql.conf"), "")?;
         write(place.join("pg_ident.conf"), "restore /^.*$ postgres\n")?;
         write(place.join("pg_hba.conf"), "local all postgres peer map=restore\n")?;
-        write(self.data.join("recovery.signal"), "")?;
-        for name in ["standby.signal", "postmaster.pid"] {
+        let (signal, other) = match self.purpose {
+            Purpose::Use | Purpose::Proof => ("recovery.signal", "standby.signal"),
+            Purpose::Follow => ("standby.signal", "recovery.signal"),
+        };
+        write(self.data.join(signal), "")?;
+        for name in [other, "postmaster.pid"] {
             match fs::remove_file(self.data.join(name)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     return Err(file(&self.data.join(name))(error));
@@ -238,15 +248,40 @@ impl Recovery<'_> {
         command.kill_on_drop(true).spawn().map_err(run)
     }
 
+    async fn until_recovered(&self, place: &Path) -> Result<Recovered, RecoverError> {
+        match self.purpose {
+            Purpose::Use | Purpose::Proof => self.until_promoted(place).await,
+            Purpose::Follow => self.until_followed(place).await,
+        }
+    }
+
+    /// Waits until it has asked for more than the archive has, which it does when it has replayed that.
+    async fn until_followed(&self, place: &Path) -> Result<Recovered, RecoverError> {
+        let mut ended = self.ended.clone();
+        // An error would be the other end's end, which ends all of this.
+        drop(ended.wait_for(|ended| *ended).await);
+        let client = self.client(place, true).await;
+        let reached = query(&client, "SELECT pg_last_wal_replay_lsn()").await?;
+        query(&client, "CHECKPOINT; SELECT 1").await?;
+        let timeline = timeline(&client).await?;
+        tracing::info!(%timeline, reached, "the end of the archive is reached");
+        Ok(Recovered { timeline, proof: None })
+    }
+
+    /// A session as soon as the server is, or is no longer, in recovery.
+    async fn client(&self, place: &Path, recovering: bool) -> Client {
+        loop {
+            match timeout(CALL_TIMEOUT, look(place, self.layout.port)).await {
+                Ok(Ok((client, found))) if found == recovering => break client,
+                // Not up yet, or not that far.
+                Ok(_) | Err(_) => sleep(LOOK_EVERY).await,
+            }
+        }
+    }
+
     /// Looks until it is promoted, then at what it came to.
     async fn until_promoted(&self, place: &Path) -> Result<Recovered, RecoverError> {
-        let client = loop {
-            match timeout(CALL_TIMEOUT, look(place, self.layout.port)).await {
-                Ok(Ok((client, false))) => break client,
-                // Not up yet, or still recovering.
-                Ok(Ok((_, true)) | Err(_)) | Err(_) => sleep(LOOK_EVERY).await,
-            }
-        };
+        let client = self.client(place, false).await;
         let reached = query(&client, "SELECT pg_last_wal_replay_lsn()").await?;
         if let (true, Some(last)) = (self.plan.to_the_end, self.plan.wal.last()) {
             let size = crate::archive::names::SegmentSize(self.plan.backup.wal_segment_size);
@@ -256,12 +291,10 @@ impl Recovery<'_> {
         }
         query(&client, "SELECT count(*) FROM pg_catalog.pg_class").await?;
         query(&client, "CHECKPOINT; SELECT 1").await?;
-        let timeline = query(&client, "SELECT timeline_id FROM pg_control_checkpoint()").await?;
-        let number = timeline.parse().ok().and_then(Timeline::new);
-        tracing::info!(timeline, reached, "recovery has reached its target");
-        let timeline = number.ok_or(RecoverError::Odd(timeline))?;
+        let timeline = timeline(&client).await?;
+        tracing::info!(%timeline, reached, "recovery has reached its target");
         let proof = match self.purpose {
-            Purpose::Use => None,
+            Purpose::Use | Purpose::Follow => None,
             Purpose::Proof => Some(self.prove(place, &client, reached.parse().ok()).await?),
         };
         Ok(Recovered { timeline, proof })
@@ -384,6 +417,11 @@ async fn look(place: &Path, port: u16) -> Result<(Client, bool), tokio_postgres:
     let client = connect(place, port, "postgres").await?;
     let rows = client.simple_query("SELECT pg_is_in_recovery()").await?;
     Ok((client, first(&rows).as_deref() != Some("f")))
+}
+
+async fn timeline(client: &Client) -> Result<Timeline, RecoverError> {
+    let timeline = query(client, "SELECT timeline_id FROM pg_control_checkpoint()").await?;
+    timeline.parse().ok().and_then(Timeline::new).ok_or(RecoverError::Odd(timeline))
 }
 
 async fn query(client: &Client, statement: &str) -> Result<String, RecoverError> {

@@ -30,7 +30,11 @@ struct Scene {
 
 impl Scene {
     async fn new() -> Self {
-        let scene = Self::empty();
+        Self::with_plan(Purpose::Use).await
+    }
+
+    async fn with_plan(purpose: Purpose) -> Self {
+        let scene = Self::of(purpose);
         for name in PLANNED {
             scene.put(name, &frame::compress(&segment(name)).unwrap()).await;
         }
@@ -38,11 +42,15 @@ impl Scene {
     }
 
     fn empty() -> Self {
+        Self::of(Purpose::Use)
+    }
+
+    fn of(purpose: Purpose) -> Self {
         let store = Faulty::default();
         let directory = tempfile::tempdir().unwrap();
         let repository = Repository { store: store.store(), root: root() };
         let progress = Progress::new(directory.path().join("progress"));
-        let fetching = Fetching::new(repository, plan(), progress);
+        let fetching = Fetching::new(repository, plan(), purpose, progress);
         Self { store, fetching, _directory: directory }
     }
 
@@ -202,4 +210,22 @@ async fn the_history_that_the_plan_follows_is_absent_only_if_the_store_says_so()
     assert_eq!((reply, contents.as_deref()), (Reply::Found { length: 12 }, Some(&b"1\t0/3000000\n"[..])));
     scene.fail(Fault::Forbidden, FOR_EVER);
     assert!(scene.failed("00000002.history").await.contains("refuses these credentials"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_standby_is_handed_what_was_archived_since_until_there_is_no_more() {
+    const SINCE: &str = "000000020000000000000006";
+    for (purpose, handed) in [(Purpose::Follow, true), (Purpose::Use, false), (Purpose::Proof, false)] {
+        let scene = Scene::with_plan(purpose).await;
+        scene.put(SINCE, &frame::compress(&segment(SINCE)).unwrap()).await;
+        let ended = scene.fetching.ended();
+        scene.found(PLANNED[2]).await;
+        match handed {
+            true => scene.found(SINCE).await,
+            false => scene.absent(SINCE).await,
+        }
+        assert_eq!(*ended.borrow(), !handed, "{purpose:?}");
+        scene.absent("000000020000000000000007").await;
+        assert!(*ended.borrow());
+    }
 }

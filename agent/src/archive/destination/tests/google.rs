@@ -18,7 +18,8 @@ const KEY: &[u8] = include_bytes!("service_account.der");
 
 /// A key as `gcloud iam service-accounts keys create` writes it.
 fn account() -> String {
-    let key = format!("-----BEGIN {0}-----\n{1}\n-----END {0}-----\n", "PRIVATE KEY", BASE64_STANDARD.encode(KEY));
+    let key =
+        format!("-----BEGIN {0}-----\n{1}\n-----END {0}-----\n", "PRIVATE KEY", BASE64_STANDARD.encode(KEY));
     json!({
         "type": "service_account", "project_id": "project", "private_key_id": "key 1", "private_key": key,
         "client_email": "backups@project.iam.gserviceaccount.com", "client_id": "1",

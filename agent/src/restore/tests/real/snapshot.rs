@@ -177,6 +177,40 @@ async fn a_standby_is_held_in_backup_mode_too_and_its_label_is_encrypted() {
     }
 }
 
+/// The log from the snapshot to its end is in the archive, part of it only since the standby began to recover.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL; run by `cargo lab test`"]
+async fn a_new_standby_is_made_of_a_snapshot() {
+    for bin_dir in installations() {
+        eprintln!("with {}", bin_dir.display());
+        let mut scene = Scene::new(&bin_dir);
+        let client = scene.start(&scene.path("pg"), true).await;
+        table(&client).await;
+        scene.snapshot(&scene.primary(), "copy").await;
+        let last = insert(&client, 1_000).await;
+        scene.wait_archived(&client).await;
+        let config = RestoreConfig { snapshot: Some("copy".to_owned()), ..config(false) };
+        let made = |config| scene.agent_with("standby", "copy", config).output().unwrap();
+        let output = made(config.clone());
+        assert!(output.status.success(), "{}", said(&output));
+        let pgdata = scene.path("copy/pgdata");
+        let control = scene.done("pg_controldata", &[pgdata.to_str().unwrap()]);
+        assert!(control.contains("shut down in recovery"), "{control}");
+        let state = fs::read_to_string(scene.path("copy/ha-state.json")).unwrap();
+        let copied = serde_json::to_string(&DATA).unwrap();
+        assert!(!state.contains(&copied), "{copied} in {state}");
+        assert!(said(&made(config)).contains("an earlier attempt came to its end"));
+        // It follows the one that it was copied from, which has gone on meanwhile.
+        let standby = scene.following(pgdata);
+        let more = insert(&client, 1_000).await;
+        scene.caught_up(&client).await;
+        let (there, timeline) = scene.seen_on(&standby).await;
+        assert_eq!((there, timeline.as_str()), (more, "1"), "after {last}: {}", scene.log());
+        drop((client, standby));
+        scene.stop(rustix::process::Signal::QUIT);
+    }
+}
+
 /// Ends with this.
 pub(super) struct Standby {
     pub(super) place: Place,
@@ -193,15 +227,27 @@ impl Drop for Standby {
 impl Scene {
     /// One that has replayed all that the primary wrote.
     pub(super) async fn standby(&self, primary: &Client) -> Standby {
-        let place = Place { data: self.path("standby"), socket: self.path("standby-run") };
+        let data = self.path("standby");
+        let from = self.path("run");
+        let copy = ["-h", from.to_str().unwrap(), "-U", "postgres", "-D", data.to_str().unwrap()];
+        self.done("pg_basebackup", &copy);
+        let standby = self.following(data);
+        self.caught_up(primary).await;
+        standby
+    }
+
+    /// A standby of the primary, on this data.
+    fn following(&self, data: PathBuf) -> Standby {
+        let place = Place { data, socket: self.path("standby-run") };
         fs::create_dir_all(&place.socket).unwrap();
         give(&place.socket);
-        let from = self.path("run");
-        let copy = ["-h", from.to_str().unwrap(), "-U", "postgres", "-R", "-D", place.data.to_str().unwrap()];
-        self.done("pg_basebackup", &copy);
+        let signal = place.data.join("standby.signal");
+        fs::write(&signal, "").unwrap();
+        give(&signal);
         let mut command = self.command(&self.bin_dir.join("postgres"));
         command.arg("-D").arg(&place.data);
         for setting in [
+            format!("primary_conninfo=host={} user=postgres", self.path("run").display()),
             format!("unix_socket_directories={}", place.socket.display()),
             format!("hba_file={}", self.hba().display()),
             "listen_addresses=".to_owned(),
@@ -210,7 +256,11 @@ impl Scene {
         }
         let log = fs::OpenOptions::new().create(true).append(true).open(self.path("log")).unwrap();
         let server = command.stdout(Stdio::null()).stderr(log).spawn().unwrap();
-        let standby = Standby { place, server };
+        Standby { place, server }
+    }
+
+    /// The standby has replayed all that the primary wrote.
+    async fn caught_up(&self, primary: &Client) {
         let caught_up =
             "SELECT EXISTS (SELECT FROM pg_stat_replication WHERE replay_lsn >= $1::text::pg_lsn)";
         let end: String = primary.query_one("SELECT pg_current_wal_lsn()::text", &[]).await.unwrap().get(0);
@@ -219,6 +269,13 @@ impl Scene {
             assert!(begin.elapsed() < PATIENCE, "the standby does not follow: {}", self.log());
             sleep(Duration::from_millis(100)).await;
         }
-        standby
+    }
+
+    /// The last row on a standby, and its timeline.
+    async fn seen_on(&self, standby: &Standby) -> (i64, String) {
+        let client = self.connect_at(&standby.place.socket).await;
+        let query = "SELECT (SELECT max(n) FROM t), timeline_id::text FROM pg_control_checkpoint()";
+        let row = client.query_one(query, &[]).await.unwrap();
+        (row.get(0), row.get(1))
     }
 }
