@@ -88,6 +88,16 @@ impl VolumeSnapshot {
         self.status.as_ref().is_some_and(|status| status.ready_to_use == Some(true))
     }
 
+    /// When the volume was copied.
+    pub(crate) fn taken_at(&self) -> Option<jiff::Timestamp> {
+        Some(self.status.as_ref()?.creation_time.as_ref()?.0)
+    }
+
+    /// Name of the claim whose volume was copied.
+    pub(crate) fn source(&self) -> Option<&str> {
+        self.spec.source.persistent_volume_claim_name.as_deref()
+    }
+
     /// Bytes that such volumes have at least.
     pub(crate) fn size(&self) -> Option<Bytes> {
         self.status.as_ref()?.restore_size.as_ref()?.0.parse().ok()

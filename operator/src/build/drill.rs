@@ -104,7 +104,7 @@ fn cron_job(cluster: &Cluster, backup: &ValidBackup, schedule: &Schedule, agent_
 }
 
 /// A node that is drained says nothing about the backup: the pod begins again elsewhere.
-fn undisturbed() -> PodFailurePolicy {
+pub(super) fn undisturbed() -> PodFailurePolicy {
     PodFailurePolicy {
         rules: vec![PodFailurePolicyRule {
             action: "Ignore".to_owned(),
@@ -140,7 +140,7 @@ fn pod(cluster: &Cluster, agent_image: &str) -> PodTemplateSpec {
 
 /// On the nodes that are meant for the Database, and not beside an instance if there is another: it reads and writes
 /// as much as a disk gives.
-fn affinity(cluster: &Cluster) -> Affinity {
+pub(super) fn affinity(cluster: &Cluster) -> Affinity {
     let wanted = cluster.spec.affinity.as_ref();
     Affinity { node_affinity: wanted.and_then(|wanted| wanted.node_affinity.clone()), ..apart(cluster) }
 }

@@ -10,6 +10,7 @@ mod pod;
 mod restore;
 mod secret;
 mod service;
+mod standby;
 mod stateful_set;
 
 use k8s_openapi::api::{
@@ -32,6 +33,9 @@ pub(crate) use secret::{
     superuser_secret, tls_secret,
 };
 pub(crate) use service::{READ_WRITE, hosts};
+pub(crate) use standby::{
+    finished, is_for, standby_config_map, standby_job, standby_name, standby_volume, unfinished_copy,
+};
 pub(crate) use stateful_set::{VOLUME_DATA, volume_name};
 
 /// What the plan decided beyond the Database itself.

@@ -115,7 +115,7 @@ impl Writer<'_> {
         self.patch::<K>(&name, &params, &Patch::Apply(&body)).await
     }
 
-    async fn patch<K>(
+    pub(super) async fn patch<K>(
         &self,
         name: &str,
         params: &PatchParams,
@@ -186,9 +186,10 @@ impl Writer<'_> {
 
 /// Names of kinds as metric labels, from a fixed list.
 fn metric_kind(kind: &str) -> &'static str {
-    const KINDS: [&str; 9] = [
+    const KINDS: [&str; 10] = [
         "ConfigMap",
         "CronJob",
+        "Job",
         "PersistentVolumeClaim",
         "PodDisruptionBudget",
         "Role",

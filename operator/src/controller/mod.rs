@@ -11,6 +11,7 @@ mod drill;
 mod finalize;
 mod last_backup;
 mod members;
+mod newcomer;
 mod news;
 mod observe;
 mod plan;

@@ -31,7 +31,7 @@ use crate::{
     build,
     cluster::Cluster,
     deadline::{CallError, within},
-    volume_snapshot::VolumeSnapshot,
+    volume_snapshot::{VolumeSnapshot, snapshots_of},
 };
 
 /// Reasons of events that say why something does not start. Others (probes that fail for a moment, back-offs
@@ -74,6 +74,8 @@ pub(crate) struct Observed {
     pub(crate) restore_snapshot: Option<VolumeSnapshot>,
     pub(crate) schedule: LiveSchedule,
     pub(crate) drill: LiveDrill,
+    /// What new instances can be made of; read only while there are some.
+    pub(crate) newcomers: LiveNewcomers,
     pub(crate) disruption_budget: Option<PodDisruptionBudget>,
     pub(crate) stateful_set: Option<StatefulSet>,
     pub(crate) lease: Option<Lease>,
@@ -129,6 +131,15 @@ pub(crate) struct LiveDrill {
     pub(crate) pods: Vec<Pod>,
 }
 
+/// What there is for instances that have no pod yet.
+#[derive(Default)]
+pub(crate) struct LiveNewcomers {
+    /// VolumeSnapshots of the Database.
+    pub(crate) snapshots: Vec<VolumeSnapshot>,
+    /// Jobs of the Database, those that make a standby's data among them.
+    pub(crate) jobs: Vec<Job>,
+}
+
 /// The record of a restore, or the Database and the VolumeSnapshot that it begins with.
 type Beginning = (Option<ConfigMap>, Option<Database>, Option<VolumeSnapshot>);
 
@@ -143,6 +154,7 @@ pub(crate) async fn observe(
     let mut observed = Box::pin(reader.children()).await?;
     let asked = reader.answers(agents, &observed, today);
     let (answers, warnings) = try_join(async { Ok(asked.await) }, reader.warnings(&observed)).await?;
+    observed.newcomers = reader.newcomers(&observed).await?;
     observed.answers = answers;
     observed.warnings = warnings;
     Ok(observed)
@@ -253,6 +265,29 @@ impl Reader<'_> {
             None => None,
         };
         Ok((recorded, source, snapshot))
+    }
+
+    /// Where instances are to be added to others.
+    async fn newcomers(&self, observed: &Observed) -> Result<LiveNewcomers, ObserveError> {
+        let replicas = |set: &StatefulSet| set.spec.as_ref().and_then(|spec| spec.replicas);
+        let there = observed.stateful_set.as_ref().and_then(replicas);
+        if there.is_none_or(|there| there >= i32::from(self.cluster.spec.replicas)) {
+            return Ok(LiveNewcomers::default());
+        }
+        let jobs = self.list().await?;
+        let snapshots = match self.cluster.spec.backup {
+            Some(_) => self.snapshots().await?,
+            None => Vec::new(),
+        };
+        Ok(LiveNewcomers { snapshots, jobs })
+    }
+
+    /// None where Kubernetes has no VolumeSnapshots.
+    async fn snapshots(&self) -> Result<Vec<VolumeSnapshot>, ObserveError> {
+        match self.list_by(&snapshots_of(self.cluster)).await {
+            Err(ObserveError::Read { source, .. }) if source.is_not_found() => Ok(Vec::new()),
+            listed => listed,
+        }
     }
 
     async fn secrets(&self) -> Result<Secrets, ObserveError> {

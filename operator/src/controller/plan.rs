@@ -15,6 +15,7 @@ use proto::{
 
 use super::{
     members::{Member, Members, PodFacts},
+    newcomer::{self, Newcomers},
     record::{Identity, LeaseFacts},
 };
 use crate::{
@@ -42,6 +43,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) agent_image: &'a str,
     /// Backups that the first instance begins with.
     pub(crate) restore: Option<RestoreShape>,
+    /// How new instances get their data.
+    pub(crate) newcomers: Newcomers,
 }
 
 /// The StatefulSet as it is.
@@ -60,6 +63,8 @@ pub(crate) struct Plan {
     pub(crate) annotate: Vec<String>,
     /// Volumes to grow to the wanted size.
     pub(crate) grow: Vec<String>,
+    /// What to do for new instances.
+    pub(crate) newcomers: Newcomers,
     pub(crate) step: Step,
     /// What is going on, and what it waits for.
     pub(crate) progress: Option<Progress>,
@@ -145,7 +150,15 @@ pub(crate) fn plan(facts: &Facts<'_>) -> Plan {
         restore: facts.restore.clone(),
     };
     let (step, progress) = step(facts, pods);
-    Plan { shape, lease: lease_step(facts), annotate: annotate(facts), grow: grow(facts), step, progress }
+    Plan {
+        shape,
+        lease: lease_step(facts),
+        annotate: annotate(facts),
+        grow: grow(facts),
+        newcomers: facts.newcomers.clone(),
+        step,
+        progress,
+    }
 }
 
 /// Members that are still in the Lease keep their pods: configuration first, then the pod.
@@ -153,7 +166,9 @@ fn pods(facts: &Facts<'_>) -> u8 {
     let wanted = facts.cluster.spec.replicas;
     let current = facts.set.as_ref().map_or(wanted, |set| set.pods);
     if current <= wanted {
-        return wanted;
+        // A volume that is not an instance's yet keeps it, and those after it, waiting.
+        let first = facts.newcomers.keys().next();
+        return first.map_or(wanted, |first| first.0.clamp(current, wanted));
     }
     match facts.lease {
         LeaseFacts::Written { members, holder, .. } => {
@@ -392,7 +407,9 @@ fn scaling(facts: &Facts<'_>, pods: u8) -> Option<Decision> {
         return Some((volume, None));
     }
     let coming = facts.set.as_ref().is_some_and(|set| set.pods < wanted);
-    coming.then(|| (Step::None, progress(ProgressKind::Scaling, "instances are added")))
+    let message = newcomer::progress(facts.cluster, &facts.newcomers);
+    let message = message.unwrap_or_else(|| "instances are added".to_owned());
+    coming.then(|| (Step::None, progress(ProgressKind::Scaling, &message)))
 }
 
 /// Members that have not read the wanted settings in yet. One that refused them is told elsewhere.

@@ -20,6 +20,7 @@ use proto::{
         database::Database,
         status::{DatabaseStatus, Phase},
     },
+    identity::Ordinal,
     pod::ANNOTATION_ACCEPT_DATA_LOSS,
 };
 use serde_json::json;
@@ -27,13 +28,14 @@ use serde_json::json;
 use super::{
     ANNOTATION_SWITCHOVER,
     act::{ActError, act},
-    apply::{ApplyError, apply},
+    apply::{ApplyError, Writer, apply},
     context::{Context, News},
     credentials::{self, CredentialError},
     drill::{last_drill, tidy},
     finalize::{FinalizeError, finalize},
     last_backup::{LastBackup, last_backup},
     members::members,
+    newcomer::{Newcomers, newcomers, receive},
     news::news,
     observe::{ObserveError, Observed, observe},
     plan::{Facts, Plan, SetFacts, plan},
@@ -266,6 +268,7 @@ async fn reconcile_cluster(
         requested: database.annotations().get(ANNOTATION_SWITCHOVER).map(String::as_str),
         agent_image: &context.agent_image,
         restore: beginning.shape(),
+        newcomers: coming(cluster, &observed, now),
     });
     // Data that contradict each other: children made from the wrong one would make it worse. Without the backups
     // that it begins with, a first instance would make empty data.
@@ -312,6 +315,12 @@ fn set_facts(observed: &Observed) -> Option<SetFacts> {
     })
 }
 
+/// Of a StatefulSet that is there: the first instances of a Database begin otherwise.
+fn coming(cluster: &Cluster, observed: &Observed, now: Timestamp) -> Newcomers {
+    let Some(set) = set_facts(observed) else { return Newcomers::default() };
+    newcomers(cluster, Ordinal(set.pods), &observed.volumes, &observed.newcomers, now)
+}
+
 async fn carry_out(
     context: &Context,
     cluster: &Cluster,
@@ -323,8 +332,11 @@ async fn carry_out(
     credentials::ensure(context, cluster, &observed.secrets, today)
         .await
         .map_err(ReconcileError::Credentials)?;
+    let writer = Writer { context, namespace: cluster.namespace() };
+    let mut told = Box::pin(receive(&writer, cluster, plan)).await.map_err(ReconcileError::Apply)?;
     apply(context, cluster, observed, plan, &children).await.map_err(ReconcileError::Apply)?;
-    act(context, cluster, observed, &plan.step, today).await.map_err(ReconcileError::Act)
+    told.extend(act(context, cluster, observed, &plan.step, today).await.map_err(ReconcileError::Act)?);
+    Ok(told)
 }
 
 /// Writes the status if it changed, then tells what is new: an event that was told twice would be a lie.

@@ -3,8 +3,9 @@
 use k8s_openapi::api::core::v1::{
     ConfigMapProjection, ConfigMapVolumeSource, DownwardAPIProjection, DownwardAPIVolumeFile,
     EmptyDirVolumeSource, EphemeralVolumeSource, KeyToPath, ObjectFieldSelector,
-    PersistentVolumeClaimTemplate, ProjectedVolumeSource, SecretProjection, SecretVolumeSource,
-    ServiceAccountTokenProjection, Volume, VolumeMount, VolumeProjection,
+    PersistentVolumeClaimTemplate, PersistentVolumeClaimVolumeSource, ProjectedVolumeSource,
+    SecretProjection, SecretVolumeSource, ServiceAccountTokenProjection, Volume, VolumeMount,
+    VolumeProjection,
 };
 use kube::api::ObjectMeta;
 use proto::{
@@ -146,9 +147,21 @@ pub(super) fn of_restore() -> Vec<VolumeMount> {
     mounts
 }
 
-/// Volumes of a pod that restores into a volume of its own: what to restore is in the ConfigMap `map`, and the keys
-/// are those of backups.
+/// Volumes of a pod that restores into a volume of its own.
 pub(in crate::build) fn of_scratch_pod(cluster: &Cluster, map: String) -> Vec<Volume> {
+    of_restoring_pod(cluster, map, scratch(cluster))
+}
+
+/// Volumes of a pod that makes the data of a new instance on the volume that this will have.
+pub(in crate::build) fn of_standby_pod(cluster: &Cluster, map: String, claim_name: String) -> Vec<Volume> {
+    let claim = PersistentVolumeClaimVolumeSource { claim_name, read_only: None };
+    let data =
+        Volume { name: VOLUME_DATA.to_owned(), persistent_volume_claim: Some(claim), ..Volume::default() };
+    of_restoring_pod(cluster, map, data)
+}
+
+/// What to restore is in the ConfigMap `map`, and the keys are those of backups.
+fn of_restoring_pod(cluster: &Cluster, map: String, data: Volume) -> Vec<Volume> {
     let secrets = backup_secrets(cluster).unwrap_or_else(|| StoreSecrets::none(map.clone()));
     vec![
         memory(RUN),
@@ -156,7 +169,7 @@ pub(in crate::build) fn of_scratch_pod(cluster: &Cluster, map: String) -> Vec<Vo
         temporary(),
         config_map(RESTORE, map),
         secrets.volume(RESTORE_CREDENTIALS),
-        scratch(cluster),
+        data,
     ]
 }
 

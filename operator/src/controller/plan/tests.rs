@@ -10,7 +10,10 @@ use serde_json::json;
 
 use super::*;
 use crate::{
-    controller::members::{Sidecar, Trouble, VolumeFacts},
+    controller::{
+        members::{Sidecar, Trouble, VolumeFacts},
+        newcomer::Newcomer,
+    },
     fixtures::{self, says},
 };
 
@@ -61,6 +64,7 @@ struct World {
     pods: u8,
     requested: Option<&'static str>,
     accepted: Option<&'static str>,
+    newcomers: Newcomers,
 }
 
 impl World {
@@ -77,6 +81,7 @@ impl World {
             pods,
             requested: None,
             accepted: None,
+            newcomers: Newcomers::default(),
         }
     }
 
@@ -91,6 +96,7 @@ impl World {
             accepted: self.accepted,
             agent_image: "agent",
             restore: None,
+            newcomers: self.newcomers.clone(),
         })
     }
 
@@ -121,6 +127,20 @@ fn growing_adds_pods_at_once() {
     let plan = World::new(5, 3).plan();
     assert_eq!(plan.shape.pods, 5);
     assert_eq!(plan.progress.unwrap().kind, ProgressKind::Scaling);
+}
+
+#[test]
+fn an_instance_gets_no_pod_on_a_volume_that_is_not_its_own_yet() {
+    let mut world = World::new(6, 3);
+    world.newcomers.insert(Ordinal(4), Newcomer::Leaving);
+    let plan = world.plan();
+    assert_eq!(plan.shape.pods, 4);
+    assert!(plan.progress.unwrap().message.contains("orders-db-4 could not be made of a VolumeSnapshot"));
+    world.newcomers.insert(Ordinal(3), Newcomer::Made { job: "job".to_owned() });
+    assert_eq!(world.plan().shape.pods, 3);
+    // Who has a pod already keeps it, whatever is said of its volume.
+    world.newcomers.insert(Ordinal(1), Newcomer::Leaving);
+    assert_eq!(world.plan().shape.pods, 3);
 }
 
 #[test]

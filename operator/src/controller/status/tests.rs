@@ -57,6 +57,7 @@ impl World {
                 lease: LeaseStep::Keep,
                 annotate: Vec::new(),
                 grow: Vec::new(),
+                newcomers: std::collections::BTreeMap::default(),
                 step: Step::None,
                 progress: None,
             },
