@@ -62,6 +62,8 @@ async fn a_snapshot_under_load_is_restored_to_a_moment_after_it() -> Result<()> 
     completed(&copy, "thawed-first").await?;
     snapshot(&copy, "again").await?;
     scheduled(&database, &ground).await?;
+    grows_by_a_snapshot(&database, &ground).await?;
+    grows_without_one(&database, &ground).await?;
     missing_snapshot(&ground).await?;
     ground.clear().await
 }
@@ -75,6 +77,58 @@ async fn scheduled(database: &Database, ground: &Ground) -> Result<()> {
     wait::until("the schedule of snapshots", LIMIT, there).await?;
     let status = by_the_schedule(database, "still-snapshot", "noon").await?;
     ensure!(status["kind"] == "Snapshot", "{status}");
+    Ok(())
+}
+
+/// Applies the sample with so many instances, under load, and waits until all serve.
+async fn grown(database: &Database, ground: &Ground, replicas: usize) -> Result<()> {
+    let writer = Writer::start(database.read_write().await?, i64::try_from(replicas)? * 1_000_000);
+    let mut spec = ground.sample(replicas);
+    spec["backup"]["snapshotSchedule"] = json!("0 */4 * * *");
+    database.apply(&spec).await?;
+    let took = verdict::whole(database, replicas, LIMIT).await?;
+    say(&format!("{replicas} instances serve {:.1} s after they were wanted", took.as_secs_f64()));
+    verdict::nothing_lost(database, &writer.stop().await?).await
+}
+
+/// Which VolumeSnapshot an instance's volume was made of, or nothing.
+async fn made_of(database: &Database, instance: u8) -> Result<String> {
+    let volume = format!("data-{}-{instance}", database.name);
+    let annotations = ["get", "pvc", &volume, "-o", "jsonpath={.metadata.annotations}"];
+    let annotations = database.kubectl(&annotations).await?;
+    ensure!(!annotations.contains("unfinished"), "{volume} is in use with the mark: {annotations}");
+    database.kubectl(&["get", "pvc", &volume, "-o", "jsonpath={.spec.dataSource.name}"]).await
+}
+
+async fn grows_by_a_snapshot(database: &Database, ground: &Ground) -> Result<()> {
+    grown(database, ground, 3).await?;
+    let snapshot = made_of(database, 2).await?;
+    ensure!(snapshot.starts_with("still-"), "made of {snapshot:?}");
+    let log = database.kubectl(&["logs", "still-2", "--container", "postgres"]).await?;
+    ensure!(!log.contains("pg_basebackup"), "it copied everything all the same: {log}");
+    let gone = async || {
+        let job = database.kubectl(&["get", "job", "still-standby-2", "--ignore-not-found"]).await?;
+        ensure!(job.is_empty(), "{job}");
+        Ok(())
+    };
+    wait::until("the Job to be gone", LIMIT, gone).await.map(drop)
+}
+
+/// The store knows nothing of the snapshots any more: what was begun with one is thrown away.
+async fn grows_without_one(database: &Database, ground: &Ground) -> Result<()> {
+    let bucket = ground.bucket()?;
+    let entries = bucket.list(FOLDER).await?.into_iter().filter(|key| key.contains("/snapshot/"));
+    let entries: Vec<_> = entries.collect();
+    ensure!(!entries.is_empty(), "no entry of a snapshot in the store");
+    for entry in entries {
+        bucket.delete(&entry).await?;
+    }
+    grown(database, ground, 4).await?;
+    ensure!(made_of(database, 3).await?.is_empty(), "its volume is made of a snapshot");
+    let told =
+        ["get", "events", "--field-selector", "reason=SnapshotNotUsed", "-o", "jsonpath={..note}{..message}"];
+    let told = database.kubectl(&told).await?;
+    ensure!(told.contains("still-3 could not be made of a VolumeSnapshot"), "{told:?}");
     Ok(())
 }
 

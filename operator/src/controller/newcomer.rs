@@ -9,11 +9,11 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{
     batch::v1::Job,
-    core::v1::{ConfigMap, PersistentVolumeClaim},
+    core::v1::{ConfigMap, PersistentVolumeClaim, Pod},
 };
 use kube::{
     Api, ResourceExt,
-    api::{DeleteParams, Patch, PatchParams, Preconditions, PropagationPolicy},
+    api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions, PropagationPolicy},
 };
 use proto::identity::Ordinal;
 
@@ -33,6 +33,9 @@ use crate::{
 /// Older ones are left alone: the log since then would take longer to replay than the data to copy. More than a day, so
 /// that a daily one is always new enough.
 const NEW_ENOUGH: SignedDuration = SignedDuration::from_hours(36);
+
+/// Label of a Job's pods, as Kubernetes puts it there.
+const LABEL_JOB: &str = "batch.kubernetes.io/job-name";
 
 /// What is to be done for an instance that has no pod yet. Instances that begin with an empty volume are not listed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -175,7 +178,8 @@ pub(super) async fn receive(
             Newcomer::Making { backup, volume_uid, job: None } => {
                 begin(writer, cluster, plan, *ordinal, (backup, volume_uid)).await?;
             }
-            Newcomer::Making { job: Some(_), .. } | Newcomer::Leaving => {}
+            Newcomer::Making { job: Some(_), .. } => {}
+            Newcomer::Leaving => delete_pods(writer, cluster, *ordinal).await?,
             Newcomer::Stale { job } => delete_job(writer, cluster, *ordinal, job).await?,
             Newcomer::Made { job } => {
                 let params = PatchParams::default();
@@ -208,6 +212,20 @@ async fn begin(
     let map = build::standby_config_map(cluster, ordinal, backups, backup, shape.system_identifier);
     writer.ensure::<ConfigMap>(&map, None).await?;
     writer.ensure(&build::standby_job(cluster, ordinal, volume_uid, &shape.agent_image), None).await
+}
+
+/// The pods of a Job that failed, which itself stays for a while: the volume does not go as long as they are there.
+async fn delete_pods(writer: &Writer<'_>, cluster: &Cluster, ordinal: Ordinal) -> Result<(), ApplyError> {
+    let (context, namespace) = (writer.context, writer.namespace);
+    let api: Api<Pod> = Api::namespaced(context.client.clone(), namespace);
+    let job = standby_name(cluster, ordinal);
+    let mine = ListParams::default().labels(&format!("{LABEL_JOB}={job}"));
+    let failed = |source| ApplyError::Write { kind: "Pod".to_owned(), name: job.clone(), source };
+    for pod in within(api.list(&mine)).await.map_err(failed)? {
+        let uid = pod.uid().unwrap_or_default();
+        delete_exactly::<Pod>(context, namespace, &pod.name_any(), &uid).await?;
+    }
+    Ok(())
 }
 
 /// With its pods, which the API would leave behind.
