@@ -25,6 +25,8 @@ use serde_json::{Value, json};
 mod drill;
 #[path = "backup/encryption.rs"]
 mod encryption;
+#[path = "backup/filling.rs"]
+mod filling;
 #[path = "backup/in_place.rs"]
 mod in_place;
 #[path = "backup/killed.rs"]
@@ -102,11 +104,15 @@ impl Ground {
         repository
     }
 
-    /// A Database of one instance that begins at `target` of `source`; returns when it serves.
+    /// A Database of one instance that begins at `target` of `source`, or, if that is null, with everything of it;
+    /// returns when it serves.
     async fn restored(&self, name: &str, source: &str, target: &Value) -> Result<Database> {
         let database = self.database(name).await?;
         let mut spec = self.sample(1);
-        spec["bootstrap"] = json!({"restore": {"from": {"database": source}, "target": target}});
+        spec["bootstrap"] = json!({"restore": {"from": {"database": source}}});
+        if !target.is_null() {
+            spec["bootstrap"]["restore"]["target"] = target.clone();
+        }
         database.apply(&spec).await?;
         let took = verdict::whole(&database, 1, LIMIT).await?;
         say(&format!("{name} serves {:.1} s after it was applied", took.as_secs_f64()));

@@ -375,10 +375,15 @@ fn needs_a_person(view: &View<'_>) -> Option<(&'static str, String)> {
 fn full_volume(view: &View<'_>) -> Option<String> {
     view.members.iter().find_map(|(ordinal, member)| {
         let space = member.status.as_ref()?.disk.filter(|space| Room::of(*space) == Room::Full)?;
+        let todo = if backup::holds_wal(view) {
+            "write-ahead log waits there until the store has it, and none is dropped: give the store back (see \
+             ContinuousArchiving), which is enough while an instance leads, and raise spec.storage.size if none does"
+        } else {
+            "raise spec.storage.size, or free space by SQL while an instance leads"
+        };
         // Without the number of free bytes: a message must not change with every write.
         Some(format!(
-            "the volume of {} is full (less than {} of {} MiB left): raise spec.storage.size, or free space by SQL \
-             while an instance leads",
+            "the volume of {} is full (less than {} of {} MiB left): {todo}",
             view.cluster.pod(*ordinal),
             FULL_BELOW >> 20,
             space.total_bytes >> 20

@@ -15,6 +15,8 @@ use super::{Fact, Member, View, primary};
 
 /// A file of the write-ahead log that waits longer than this is not merely next in the queue.
 const BEHIND: SignedDuration = SignedDuration::from_mins(5);
+/// As many files that wait, of 16 MiB each, would be ample room on a volume that is full.
+const MUCH: u64 = 8;
 
 /// Points in time of the status.
 #[derive(Default)]
@@ -90,10 +92,10 @@ fn trouble(archive: &ArchiveStatus, now: Timestamp) -> Option<(&'static str, Str
     }
     if let Some(store) = archive.store.as_ref().filter(|store| !store.reachable) {
         let why = store.why.clone().unwrap_or_else(|| "the agent does not say why".to_owned());
-        return Some(("StoreUnreachable", format!("the store cannot be used: {why}")));
+        return Some(("StoreUnreachable", format!("the store cannot be used: {why}{}", backlog(archive))));
     }
     if let Some(failure) = &archive.last_error {
-        return Some(("ArchivingFailed", failure.message.clone()));
+        return Some(("ArchivingFailed", format!("{}{}", failure.message, backlog(archive))));
     }
     if archive.gap_free == Some(false) {
         let message = "what an earlier primary wrote is not completely archived yet; points in time after that are \
@@ -101,8 +103,30 @@ fn trouble(archive: &ArchiveStatus, now: Timestamp) -> Option<(&'static str, Str
         return Some(("Incomplete", message.to_owned()));
     }
     let since = archive.waiting_since.filter(|since| now.duration_since(*since) > BEHIND)?;
-    let minute = since.strftime("%Y-%m-%dT%H:%MZ");
-    Some(("Behind", format!("files of the write-ahead log wait to be archived since {minute}")))
+    Some(("Behind", waits(since)))
+}
+
+/// Since when. Without the number of files: a message must not change with every one.
+fn waits(since: Timestamp) -> String {
+    format!("files of the write-ahead log wait to be archived since {}", since.strftime("%Y-%m-%dT%H:%MZ"))
+}
+
+fn backlog(archive: &ArchiveStatus) -> String {
+    archive.waiting_since.map(|since| format!("; {}", waits(since))).unwrap_or_default()
+}
+
+/// Whether a volume may be full of write-ahead log that waits for the store. Only a primary counts what waits; when
+/// all have ended for want of space, what is left to see is that the store cannot be used.
+pub(super) fn holds_wal(view: &View<'_>) -> bool {
+    let enabled = view.cluster.spec.backup.as_ref().is_some_and(|backup| backup.enabled);
+    let mut archives = view.members.values().filter_map(|member| member.status.as_ref()?.archive.as_ref());
+    enabled && archives.any(is_stuck)
+}
+
+fn is_stuck(archive: &ArchiveStatus) -> bool {
+    let unreachable = archive.store.as_ref().is_some_and(|store| !store.reachable);
+    let waiting = archive.waiting.unwrap_or_default();
+    unreachable || waiting >= MUCH || (waiting > 0 && archive.last_error.is_some())
 }
 
 /// Whether anything can be restored. Before this process has looked, what was told stays.

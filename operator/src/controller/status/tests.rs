@@ -93,7 +93,7 @@ impl World {
     }
 }
 
-fn condition<'a>(status: &'a DatabaseStatus, type_: &str) -> &'a Condition {
+pub(super) fn condition<'a>(status: &'a DatabaseStatus, type_: &str) -> &'a Condition {
     status.conditions.iter().find(|condition| condition.type_ == type_).unwrap()
 }
 

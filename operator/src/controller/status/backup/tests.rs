@@ -1,15 +1,18 @@
 //! What people read of backups: world in, condition out.
 
 use proto::{
-    api::status::{CONTINUOUS_ARCHIVING, PROGRESSING, RESTORABLE},
-    wire::backup::{ArchiveFailure, BackupSummary, Repository, StoreHealth},
+    api::status::{CONTINUOUS_ARCHIVING, DEGRADED, PROGRESSING, RESTORABLE},
+    wire::{
+        backup::{ArchiveFailure, BackupSummary, Repository, StoreHealth},
+        supervisor::Space,
+    },
 };
 use serde_json::json;
 
 use super::*;
 use crate::{
     backup::RepositoryFacts,
-    controller::status::tests::{World, reason},
+    controller::status::tests::{World, condition, reason},
     fixtures,
 };
 
@@ -89,6 +92,39 @@ fn what_keeps_the_log_from_the_store_is_told_most_telling_first() {
     ] {
         let status = backed_up(archive).status();
         assert_eq!(reason(&status, CONTINUOUS_ARCHIVING), expected);
+    }
+}
+
+#[test]
+fn a_store_that_is_away_is_told_with_what_waits() {
+    let store = Some(StoreHealth { reachable: false, why: Some("timed out".to_owned()), at: at(0) });
+    let status = backed_up(ArchiveStatus { store, waiting_since: Some(at(-60)), ..archive() }).status();
+    let message = &condition(&status, CONTINUOUS_ARCHIVING).message;
+    assert!(message.contains("timed out; files of the write-ahead log wait"), "{message}");
+}
+
+#[test]
+fn a_volume_that_is_full_while_the_log_waits_is_told_with_the_store() {
+    let away = StoreHealth { reachable: false, why: None, at: at(0) };
+    let failed = ArchiveFailure { message: "no such bucket".to_owned(), conflict: false, at: at(0) };
+    for (archive, names_the_store) in [
+        (archive(), false),
+        (ArchiveStatus { waiting: Some(2), ..archive() }, false),
+        // As a standby tells it that was a primary once.
+        (ArchiveStatus { waiting: None, last_error: Some(failed.clone()), ..archive() }, false),
+        (ArchiveStatus { waiting: Some(2), last_error: Some(failed), ..archive() }, true),
+        (ArchiveStatus { waiting: Some(MUCH), ..archive() }, true),
+        // When all servers have ended nobody counts what waits.
+        (ArchiveStatus { waiting: None, store: Some(away), ..archive() }, true),
+    ] {
+        let mut world = backed_up(archive.clone());
+        world.member(1).status.as_mut().unwrap().disk =
+            Some(Space { total_bytes: 1 << 30, available_bytes: 12 << 20 });
+        let status = world.status();
+        let degraded = condition(&status, DEGRADED);
+        assert_eq!(degraded.reason, "DiskFull");
+        assert!(degraded.message.contains("raise spec.storage.size"), "{}", degraded.message);
+        assert_eq!(degraded.message.contains("give the store back"), names_the_store, "{archive:?}");
     }
 }
 
