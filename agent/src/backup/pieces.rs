@@ -109,10 +109,7 @@ impl Pieces {
         while !data.is_empty() {
             let (mut piece, permit) = match self.filling.take() {
                 Some(filling) => filling,
-                None => {
-                    let permit = self.permit().await?;
-                    (self.room.buffer(), permit)
-                }
+                None => self.begin().await?,
             };
             let part = data.split_to(data.len().min(PIECE - piece.len()));
             piece.extend_from_slice(&part);
@@ -133,6 +130,11 @@ impl Pieces {
             self.sizes.stored += written.map_err(|_| PieceError::GivenUp)??;
         }
         Ok(self.sizes)
+    }
+
+    async fn begin(&mut self) -> Result<(Vec<u8>, OwnedSemaphorePermit), PieceError> {
+        let permit = self.permit().await?;
+        Ok((self.room.buffer(), permit))
     }
 
     async fn permit(&mut self) -> Result<OwnedSemaphorePermit, PieceError> {
