@@ -120,7 +120,7 @@ async fn fill_up(database: &Database) -> Result<()> {
         ensure!(more.is_err() && database.primary().await.is_err(), "one still leads");
         Ok(())
     };
-    let (_, took) = wait::until("all servers to end", NOTICE_LIMIT, ended).await?;
+    let ((), took) = wait::until("all servers to end", NOTICE_LIMIT, ended).await?;
     say(&format!("nobody leads {:.0} s later", took.as_secs_f64()));
     Ok(())
 }
@@ -138,7 +138,7 @@ async fn back(database: &Database) -> Result<()> {
         ensure!(files == 0, "{files} files wait");
         Ok(())
     };
-    let (_, took) = wait::until("the backlog to go", BACK_LIMIT, archives).await?;
+    let ((), took) = wait::until("the backlog to go", BACK_LIMIT, archives).await?;
     say(&format!("everything archived {:.1} s later", took.as_secs_f64()));
     Ok(())
 }
