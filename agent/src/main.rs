@@ -35,6 +35,7 @@ mod restore;
 mod run;
 mod serving;
 mod settings;
+mod spare;
 mod sql;
 mod supervisor;
 mod tls;

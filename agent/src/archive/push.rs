@@ -75,7 +75,7 @@ impl WalFile {
         thread::scope(|scope| {
             let looking = scope.spawn(|| fingerprint(contents));
             let stored = match name {
-                WalName::Segment(_) | WalName::Partial(_) => frame::compress(contents)?,
+                WalName::Segment(_) | WalName::Partial(_) => frame::compress_at_once(contents)?,
                 WalName::History(_) | WalName::BackupLabel(..) => contents.to_vec(),
             };
             let fingerprint = looking.join().map_err(|_| std::io::Error::other("hashing it failed"))?;

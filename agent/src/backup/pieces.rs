@@ -1,10 +1,7 @@
 //! From a stream of bytes to objects: pieces of equal size, each compressed (and encrypted) by itself and written while
 //! the next ones are read. Bounded memory, no scratch disk; a write that fails is repeated without reading anything anew.
 
-use std::{
-    mem,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{mem, sync::Arc};
 
 use bytes::Bytes;
 use object_store::path::Path;
@@ -14,9 +11,12 @@ use tokio::{
 };
 
 use super::patience::patiently;
-use crate::archive::{
-    frame,
-    store::{Store, StoreError},
+use crate::{
+    archive::{
+        frame,
+        store::{Store, StoreError},
+    },
+    spare::Spare,
 };
 
 /// Uncompressed bytes of a piece. Together with [`PIECES`] it bounds the memory of a backup: each piece is there
@@ -64,24 +64,13 @@ pub(crate) struct Pieces {
 #[derive(Clone)]
 pub(crate) struct Room {
     permits: Arc<Semaphore>,
-    /// Buffers that were used: the kernel would have to clear every page of a new one.
-    spare: Arc<Mutex<Vec<Vec<u8>>>>,
+    spare: Spare,
 }
 
 impl Room {
     /// Nothing is taken yet.
     pub(crate) fn new() -> Self {
-        Self { permits: Arc::new(Semaphore::new(PIECES)), spare: Arc::default() }
-    }
-
-    fn buffer(&self) -> Vec<u8> {
-        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        spare.unwrap_or_else(|| Vec::with_capacity(PIECE))
-    }
-
-    fn give_back(&self, mut buffer: Vec<u8>) {
-        buffer.clear();
-        self.spare.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
+        Self { permits: Arc::new(Semaphore::new(PIECES)), spare: Spare::default() }
     }
 }
 
@@ -134,7 +123,9 @@ impl Pieces {
 
     async fn begin(&mut self) -> Result<(Vec<u8>, OwnedSemaphorePermit), PieceError> {
         let permit = self.permit().await?;
-        Ok((self.room.buffer(), permit))
+        let mut buffer = self.room.spare.take();
+        buffer.reserve_exact(PIECE);
+        Ok((buffer, permit))
     }
 
     async fn permit(&mut self) -> Result<OwnedSemaphorePermit, PieceError> {
@@ -147,11 +138,11 @@ impl Pieces {
 
     fn write(&mut self, piece: Vec<u8>, permit: OwnedSemaphorePermit) {
         let (store, path) = (self.store.clone(), (self.path)(self.sizes.pieces));
-        let room = self.room.clone();
+        let spare = self.room.spare.clone();
         self.sizes.pieces += 1;
         self.writing.spawn(async move {
             let sealing = store.clone();
-            let packed = tokio::task::spawn_blocking(move || pack(&sealing, path, piece, &room));
+            let packed = tokio::task::spawn_blocking(move || pack(&sealing, path, piece, &spare));
             let (path, packed) = packed.await.map_err(|_| PieceError::GivenUp)??;
             let packed = Bytes::from(packed);
             patiently("a piece of the backup", || store.put(&path, packed.clone())).await?;
@@ -162,9 +153,9 @@ impl Pieces {
 }
 
 /// What is written of a piece, and where.
-fn pack(store: &Store, path: Path, piece: Vec<u8>, room: &Room) -> Result<(Path, Vec<u8>), PieceError> {
+fn pack(store: &Store, path: Path, piece: Vec<u8>, spare: &Spare) -> Result<(Path, Vec<u8>), PieceError> {
     let mut frame = frame::compress(&piece).map_err(PieceError::Compress)?;
-    room.give_back(piece);
+    spare.give_back(piece);
     if !store.encrypts() {
         frame.shrink_to_fit();
     }

@@ -4,6 +4,7 @@
 use std::{
     fs, io,
     io::Read,
+    mem,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     time::Duration,
@@ -25,6 +26,7 @@ use crate::{
     },
     backup::contents::{ArchiveContents, Contents},
     chain::Chain,
+    spare::Spare,
 };
 
 /// Pieces that are arrived or decompressed at once.
@@ -93,9 +95,10 @@ async fn unpack_one(
     on_bytes: &(impl Fn(u64) + Sync),
 ) -> Result<(), UnpackError> {
     let (pieces_in, pieces) = mpsc::channel(WAITING);
+    let spare = Spare::default();
+    let reader = Arriving { pieces, current: io::Cursor::default(), spare: spare.clone() };
     let (name, target) = (archive.name.clone(), into.to_owned());
     let unpacking = tokio::task::spawn_blocking(move || {
-        let reader = Arriving { pieces, current: io::Cursor::default() };
         let unpacked = match name.strip_suffix(".tar") {
             Some(_) => files::untar(reader, &target),
             None => files::plain(reader, &target.join(&name)),
@@ -105,7 +108,9 @@ async fn unpack_one(
     let fetches = futures::stream::iter(0..archive.pieces)
         .map(|number| root.piece(&backup.summary.name, &archive.name, number))
         // A task each, since nobody looks at them while a piece waits for the disk.
-        .map(|path| AbortOnDropHandle::new(tokio::spawn(fetch(store.clone(), path, backup.encrypted))))
+        .map(|path| {
+            AbortOnDropHandle::new(tokio::spawn(fetch(store.clone(), path, backup.encrypted, spare.clone())))
+        })
         .buffered(FETCHES);
     let mut fetches = std::pin::pin!(fetches);
     let mut arrived = Ok(());
@@ -133,6 +138,7 @@ async fn fetch(
     store: Store,
     path: object_store::path::Path,
     encrypted: bool,
+    spare: Spare,
 ) -> Result<Vec<u8>, UnpackError> {
     let deadline = Instant::now() + PATIENCE;
     let frame = loop {
@@ -144,7 +150,11 @@ async fn fetch(
         }
         sleep(RETRY_AFTER).await;
     };
-    let decoded = tokio::task::spawn_blocking(move || frame::decompress(&frame)).await;
+    let decoded = tokio::task::spawn_blocking(move || {
+        let mut plain = spare.take();
+        frame::decompress_into(&frame, &mut plain).map(|()| plain)
+    });
+    let decoded = decoded.await;
     decoded
         .map_err(|_| UnpackError::GivenUp)?
         .map_err(|source| UnpackError::Damaged { path: path.to_string(), source })
@@ -154,6 +164,8 @@ async fn fetch(
 struct Arriving {
     pieces: mpsc::Receiver<Vec<u8>>,
     current: io::Cursor<Vec<u8>>,
+    /// Where those that were read go.
+    spare: Spare,
 }
 
 impl Read for Arriving {
@@ -161,7 +173,10 @@ impl Read for Arriving {
         loop {
             match self.current.read(buffer)? {
                 0 => match self.pieces.blocking_recv() {
-                    Some(piece) => self.current = io::Cursor::new(piece),
+                    Some(piece) => {
+                        let read = mem::replace(&mut self.current, io::Cursor::new(piece));
+                        self.spare.give_back(read.into_inner());
+                    }
                     None => return Ok(0),
                 },
                 read => return Ok(read),
