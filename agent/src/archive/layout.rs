@@ -50,6 +50,11 @@ impl Root {
         self.path().join("latest.json")
     }
 
+    /// What retention writes to learn the store's time.
+    pub(crate) fn clock(&self) -> Path {
+        self.path().join("clock")
+    }
+
     /// What tells whether the identities are still the same; `age -d` decrypts it.
     pub(crate) fn identities_test(&self) -> Path {
         self.path().join("identities.age")

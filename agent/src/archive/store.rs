@@ -14,6 +14,7 @@ use std::{
 };
 
 use futures::{StreamExt, TryStreamExt, stream::BoxStream};
+use jiff::Timestamp;
 use object_store::{
     Error as Failure, GetOptions, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
     path::Path,
@@ -223,6 +224,13 @@ impl Store {
             }
         };
         within("looking for", path, looked).await
+    }
+
+    /// The time at the store: when it took an object that is written now.
+    pub(crate) async fn time(&self, path: &Path) -> Result<Timestamp, StoreError> {
+        self.put(path, Vec::new()).await?;
+        let taken = within("looking for", path, self.objects().head(path)).await?.last_modified;
+        Timestamp::from_second(taken.timestamp()).map_err(|error| contents(path, &error))
     }
 
     /// All objects below `folder`, however deep.

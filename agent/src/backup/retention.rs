@@ -33,6 +33,9 @@ use crate::{
 /// longer.
 const UNFINISHED_AFTER: SignedDuration = SignedDuration::from_hours(72);
 
+/// Clocks of computers that ask for the time differ by less, and S3 does not accept more than 15 minutes.
+const SKEW: SignedDuration = SignedDuration::from_mins(5);
+
 /// When the backup ended that the window needs from before it.
 fn anchor(
     backups: &[Contents],
@@ -90,7 +93,24 @@ pub(crate) async fn apply(
     wish: Retention,
     running: Option<&str>,
 ) -> Result<RetentionReport, StoreError> {
-    apply_at(repository, wish, running, Timestamp::now()).await
+    let stores = repository.store.time(&repository.root.clock()).await?;
+    let (now, clocks) = agreed(Timestamp::now(), stores);
+    let report = apply_at(repository, wish, running, now).await?;
+    Ok(RetentionReport { clocks, ..report })
+}
+
+/// The time that counts, and what is to be told of the clocks. A clock that is ahead would make everything too old at once,
+/// so it is the earlier of both.
+fn agreed(own: Timestamp, stores: Timestamp) -> (Timestamp, Option<String>) {
+    let ahead = own.duration_since(stores);
+    let told = (ahead.abs() > SKEW).then(|| {
+        let direction = if ahead.is_positive() { "ahead of" } else { "behind" };
+        format!(
+            "the clock of this instance is {:#} {direction} the store's; the earlier one counts: set them right",
+            SignedDuration::from_secs(ahead.as_secs().abs())
+        )
+    });
+    (own.min(stores), told)
 }
 
 async fn apply_at(
@@ -120,6 +140,7 @@ async fn apply_at(
         unfinished: unfinished.clone(),
         wal_files: wal.len() as u64,
         not_deleted: Vec::new(),
+        clocks: None,
     };
     if wish.dry_run {
         return Ok(report);

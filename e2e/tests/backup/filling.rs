@@ -13,6 +13,10 @@ const NOTICE_LIMIT: Duration = Duration::from_mins(2);
 /// Files of 16 MiB that wait while there is still room: less than the quarter of the volume that a standby keeps of
 /// what is not archived, so that whoever leads afterwards has all of it.
 const BACKLOG: u64 = 8;
+/// Between two segments that are ended while the store works.
+const SWITCH_EVERY: Duration = Duration::from_secs(10);
+/// As long as nobody may lead at least, once the servers have ended: a hand-over is over sooner.
+const NOBODY_FOR: u32 = 10;
 /// Whoever leads afterwards first looks at the volume that has grown, then archives what waited.
 const BACK_LIMIT: Duration = Duration::from_mins(5);
 
@@ -33,11 +37,13 @@ async fn a_volume_that_fills_while_the_store_is_away_loses_nothing() -> Result<(
     written(&writer, writer.count() + 200).await.context("writes go on while there is room")?;
     fill_up(&database).await?;
 
+    let returned = jiff::Timestamp::now();
     store.thaw().await?;
     let mut larger = ground.sample(2);
     larger["storage"]["size"] = json!("2Gi");
     database.apply(&larger).await?;
     back(&database).await?;
+    restorable_again(&database, returned).await?;
     written(&writer, writer.count() + 200).await?;
     let record = writer.stop().await?;
     say(&format!("{} rows, {} failures meanwhile", record.acknowledged.len(), record.failures));
@@ -122,6 +128,26 @@ async fn fill_up(database: &Database) -> Result<()> {
     };
     let ((), took) = wait::until("all servers to end", NOTICE_LIMIT, ended).await?;
     say(&format!("nobody leads {:.0} s later", took.as_secs_f64()));
+    for _ in 0..NOBODY_FOR {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        ensure!(database.primary().await.is_err(), "one leads again although its volume is full");
+    }
+    condition(database, "Available", "False").await.map(drop)
+}
+
+/// Times after the outage can be restored to.
+async fn restorable_again(database: &Database, returned: jiff::Timestamp) -> Result<()> {
+    let past = async || {
+        // A commit counts once its segment is archived, and each segment takes room.
+        tokio::time::sleep(SWITCH_EVERY).await;
+        switch_wal(database).await?;
+        condition(database, RESTORABLE, "True").await?;
+        let latest = database.status().await?.latest_restorable_time.context("no latestRestorableTime")?.0;
+        ensure!(latest > returned, "{latest} is the latest, and the store came back at {returned}");
+        Ok(latest)
+    };
+    let (latest, took) = wait::until("the latest time to pass the outage", BACK_LIMIT, past).await?;
+    say(&format!("{latest} can be restored {:.0} s later", took.as_secs_f64()));
     Ok(())
 }
 

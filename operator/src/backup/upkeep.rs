@@ -18,7 +18,7 @@ use proto::{
         status::RESTORABLE,
     },
     wire::{
-        backup::{Repository, Retention},
+        backup::{Repository, Retention, RetentionReport},
         snapshot::BackupMethod,
     },
 };
@@ -28,6 +28,7 @@ use super::{
     snapshots,
 };
 use crate::{
+    agents::AgentError,
     chain::chain,
     cluster::Cluster,
     controller::{Context, News},
@@ -178,34 +179,38 @@ async fn retain(context: &Context, database: &Database, cluster: &Cluster, scene
     let Some(((target, primary), backup)) = asked.zip(cluster.spec.backup.as_ref()) else { return };
     let request = Retention { days: backup.retention_days, dry_run: false };
     let report = context.agents.retention(target, scene.address(primary), request).await;
-    let news = match report {
-        Ok(report) if !report.not_deleted.is_empty() => {
-            let what = report.not_deleted.join(", ");
-            News::warning(
-                "RetentionIncomplete",
-                format!("the store did not let go of {what}; tried again tomorrow"),
-            )
-        }
-        Ok(report) if report.backups.is_empty() && report.snapshots.is_empty() => {
-            tracing::info!(database = cluster.name(), wal_files = report.wal_files, "no backup is too old");
-            return;
-        }
-        Ok(report) => News::normal(
-            "BackupsExpired",
-            format!(
-                "deleted {} and {} files of the write-ahead log",
-                [report.backups, report.snapshots].concat().join(", "),
-                report.wal_files
-            ),
-        ),
+    if let Ok(report) = &report {
+        tracing::info!(database = cluster.name(), ?report, "retention was applied");
+    }
+    for news in told(report) {
+        tracing::info!(database = cluster.name(), reason = news.reason, "{}", news.message);
+        context.tell(&database.object_ref(&()), &news).await;
+    }
+}
+
+/// What a person would want to know of it. Pure.
+fn told(report: Result<RetentionReport, AgentError>) -> Vec<News> {
+    let report = match report {
+        Ok(report) => report,
         Err(error) => {
             let message =
                 format!("old backups could not be deleted: {}; tried again tomorrow", chain(&error));
-            News::warning("RetentionFailed", message)
+            return vec![News::warning("RetentionFailed", message)];
         }
     };
-    tracing::info!(database = cluster.name(), reason = news.reason, "{}", news.message);
-    context.tell(&database.object_ref(&()), &news).await;
+    let clocks = report.clocks.map(|clocks| News::warning("ClocksDiffer", clocks));
+    let kept = (!report.not_deleted.is_empty()).then(|| {
+        let what = report.not_deleted.join(", ");
+        let message = format!("the store did not let go of {what}; tried again tomorrow");
+        News::warning("RetentionIncomplete", message)
+    });
+    let gone = [report.backups, report.snapshots].concat();
+    let deleted = (kept.is_none() && !gone.is_empty()).then(|| {
+        let message =
+            format!("deleted {} and {} files of the write-ahead log", gone.join(", "), report.wal_files);
+        News::normal("BackupsExpired", message)
+    });
+    [clocks, kept, deleted].into_iter().flatten().collect()
 }
 
 /// A completed Backup goes when what it describes is no longer in the repository, a failed one after a week.
@@ -271,6 +276,21 @@ mod tests {
             earliest_restorable: None,
             latest_restorable: None,
         }
+    }
+
+    #[test]
+    fn retention_tells_what_went_what_did_not_and_that_clocks_are_wrong() {
+        let reasons = |report: RetentionReport| -> Vec<_> {
+            told(Ok(report)).into_iter().map(|news| news.reason).collect()
+        };
+        let nothing = RetentionReport { wal_files: 7, ..RetentionReport::default() };
+        assert!(reasons(nothing.clone()).is_empty());
+        let gone = RetentionReport { backups: vec!["b1".to_owned()], ..nothing };
+        assert_eq!(reasons(gone.clone()), ["BackupsExpired"]);
+        let kept = RetentionReport { not_deleted: vec!["locked".to_owned()], ..gone };
+        assert_eq!(reasons(kept.clone()), ["RetentionIncomplete"]);
+        let wrong = RetentionReport { clocks: Some("ahead".to_owned()), ..kept };
+        assert_eq!(reasons(wrong), ["ClocksDiffer", "RetentionIncomplete"]);
     }
 
     #[test]

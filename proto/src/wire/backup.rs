@@ -255,6 +255,9 @@ pub struct RetentionReport {
     pub wal_files: u64,
     /// What the store did not let go (object lock, permissions), for people. Tried again next time.
     pub not_deleted: Vec<String>,
+    /// What is wrong with the clocks, for people.
+    #[serde(default)]
+    pub clocks: Option<String>,
 }
 
 /// The archive as one member sees it.

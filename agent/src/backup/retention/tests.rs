@@ -269,3 +269,25 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_clock_that_is_ahead_makes_nothing_too_old() {
+    assert_eq!(agreed(at(10), at(10)), (at(10), None));
+    let (now, told) = agreed(at(34), at(10));
+    assert_eq!(now, at(10));
+    assert!(told.unwrap().contains("24h ahead of the store's"));
+    let (now, told) = agreed(at(10), at(11));
+    assert_eq!(now, at(10));
+    assert!(told.unwrap().contains("1h behind the store's"));
+    let (_, told) = agreed(at(10) + SKEW, at(10));
+    assert_eq!(told, None);
+}
+
+#[tokio::test]
+async fn the_stores_time_is_asked_for() {
+    let repository = Repository { store: Faulty::default().store(), root: crate::archive::tests::root() };
+    let wish = Retention { days: 1, dry_run: false };
+    let report = apply(&repository, wish, None).await.unwrap();
+    assert_eq!(report, RetentionReport::default(), "the clocks of a test agree");
+    assert!(repository.store.exists(&repository.root.clock()).await.unwrap());
+}
