@@ -16,6 +16,7 @@ use kube::{
     api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions, PropagationPolicy},
 };
 use proto::identity::Ordinal;
+use serde_json::json;
 
 use super::{
     apply::{ApplyError, Writer, delete_exactly},
@@ -34,6 +35,9 @@ use crate::{
 /// that a daily one is always new enough.
 const NEW_ENOUGH: SignedDuration = SignedDuration::from_hours(36);
 
+/// A volume that is not there after this long does not come (its class may not know the snapshot), or comes later than a copy
+/// of the data would.
+const VOLUME_LIMIT: SignedDuration = SignedDuration::from_mins(15);
 /// Label of a Job's pods, as Kubernetes puts it there.
 const LABEL_JOB: &str = "batch.kubernetes.io/job-name";
 
@@ -46,6 +50,8 @@ pub(crate) enum Newcomer {
     Making { backup: String, volume_uid: String, job: Option<String> },
     /// The Job of an earlier volume is in the way.
     Stale { job: String },
+    /// The volume does not come: the Job is to end.
+    Hopeless,
     /// The Job is done: the mark comes off, and the Job goes.
     Made { job: String },
     /// Nothing comes of it: the volume goes.
@@ -79,7 +85,7 @@ fn newcomer(
     let name = volume_name(cluster, ordinal);
     let job = live.jobs.iter().find(|job| job.name_any() == standby_name(cluster, ordinal));
     match volumes.iter().find(|volume| volume.name_any() == name) {
-        Some(volume) => copied(cluster, volume, unfinished_copy(volume)?, job),
+        Some(volume) => copied(cluster, volume, unfinished_copy(volume)?, job, now),
         // It was tried a moment ago.
         None if job.is_some_and(|job| has(job, "Failed").is_some()) => None,
         None => best(cluster, ordinal, &live.snapshots, now),
@@ -92,6 +98,7 @@ fn copied(
     volume: &PersistentVolumeClaim,
     backup: &str,
     job: Option<&Job>,
+    now: Timestamp,
 ) -> Option<Newcomer> {
     if volume.metadata.deletion_timestamp.is_some() {
         return Some(Newcomer::Leaving);
@@ -105,11 +112,19 @@ fn copied(
             let why = has(job, "Failed").unwrap_or_default();
             Newcomer::Failed { volume_uid, why: format!("Job {}: {why}", job.name_any()) }
         }
+        Some(_) if is_overdue(volume, now) => Newcomer::Hopeless,
         None if cluster.spec.backup.is_none() => {
             Newcomer::Failed { volume_uid, why: "spec.backup no longer says where the archive is".to_owned() }
         }
         job => Newcomer::Making { backup: backup.to_owned(), volume_uid, job: job.map(uid) },
     })
+}
+
+/// Whether it should have been made by now.
+fn is_overdue(volume: &PersistentVolumeClaim, now: Timestamp) -> bool {
+    let pending = volume.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Pending");
+    let made = volume.creation_timestamp().map_or(now, |made| made.0);
+    pending && now.duration_since(made) > VOLUME_LIMIT
 }
 
 /// What a Job's condition says, if it is met.
@@ -153,7 +168,7 @@ pub(crate) fn progress(cluster: &Cluster, newcomers: &Newcomers) -> Option<Strin
                 format!("{pod} is made of the VolumeSnapshot of {backup}: its log is replayed")
             }
             Newcomer::Stale { .. } | Newcomer::Made { .. } => format!("{pod} is made of a VolumeSnapshot"),
-            Newcomer::Failed { .. } | Newcomer::Leaving => {
+            Newcomer::Hopeless | Newcomer::Failed { .. } | Newcomer::Leaving => {
                 format!("{pod} could not be made of a VolumeSnapshot and copies its data from the primary")
             }
         }
@@ -179,6 +194,11 @@ pub(super) async fn receive(
                 begin(writer, cluster, plan, *ordinal, (backup, volume_uid)).await?;
             }
             Newcomer::Making { job: Some(_), .. } => {}
+            Newcomer::Hopeless => {
+                let at_once = json!({"spec": {"activeDeadlineSeconds": 1}});
+                let (name, params) = (standby_name(cluster, *ordinal), PatchParams::default());
+                writer.patch::<Job>(&name, &params, &Patch::Merge(&at_once)).await?;
+            }
             Newcomer::Leaving => delete_pods(writer, cluster, *ordinal).await?,
             Newcomer::Stale { job } => delete_job(writer, cluster, *ordinal, job).await?,
             Newcomer::Made { job } => {

@@ -117,3 +117,17 @@ fn what_fails_is_thrown_away_and_not_tried_again_at_once() {
     assert_eq!(of_volume(None, Some(job("volume", Some("Failed")))), None);
     assert!(of_volume(None, Some(job("volume", Some("Complete")))).is_some());
 }
+
+#[test]
+fn a_volume_that_does_not_come_is_not_waited_for_without_end() {
+    let made = |minutes: i64, phase: &str| {
+        let made = NOW.parse::<Timestamp>().unwrap() - SignedDuration::from_mins(minutes);
+        let mut volume = volume();
+        volume.metadata.creation_timestamp = Some(serde_json::from_value(json!(made.to_string())).unwrap());
+        volume.status = serde_json::from_value(json!({"phase": phase})).unwrap();
+        of_volume(Some(volume), Some(job("volume", None)))
+    };
+    assert_eq!(made(16, "Pending"), Some(Newcomer::Hopeless));
+    assert!(matches!(made(15, "Pending"), Some(Newcomer::Making { .. })));
+    assert!(matches!(made(300, "Bound"), Some(Newcomer::Making { .. })), "a long log");
+}
