@@ -15,8 +15,8 @@ use crate::lab::{Node, paths};
 const UP_LIMIT: Duration = Duration::from_mins(30);
 /// On a clean machine agent and operator are compiled as they ship: about ten minutes on two cores.
 const IMAGES_LIMIT: Duration = Duration::from_mins(30);
-/// Every cluster test, one after the other.
-const TESTS_LIMIT: Duration = Duration::from_hours(1);
+/// Every cluster test, one after the other: some 55 minutes on two cores.
+const TESTS_LIMIT: Duration = Duration::from_mins(70);
 /// Ends processes and removes mounts: seconds, unless something hangs.
 const DOWN_LIMIT: Duration = Duration::from_mins(5);
 /// Looking at a broken cluster must not take long.
