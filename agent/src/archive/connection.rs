@@ -100,8 +100,8 @@ struct Basis {
 impl Basis {
     /// Whether nothing but credentials differs.
     fn is_same_place(&self, other: &Self) -> bool {
-        let place = |basis: &Self| (basis.config.clone(), basis.uid.clone(), basis.system_identifier);
-        place(self) == place(other)
+        (&self.config, &self.uid, self.system_identifier)
+            == (&other.config, &other.uid, other.system_identifier)
     }
 }
 

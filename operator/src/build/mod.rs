@@ -8,6 +8,7 @@ mod drill;
 mod lease;
 mod pod;
 mod restore;
+mod restoring_pod;
 mod secret;
 mod service;
 mod standby;

@@ -6,22 +6,16 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::{
     batch::v1::{Job, JobSpec},
-    core::v1::{
-        ConfigMap, Container, PersistentVolumeClaim, PersistentVolumeClaimSpec, PodSpec, PodTemplateSpec,
-    },
+    core::v1::{ConfigMap, Container, PersistentVolumeClaim, PersistentVolumeClaimSpec, PodTemplateSpec},
 };
-use kube::{ResourceExt, api::ObjectMeta};
+use kube::ResourceExt;
 use proto::{
-    api::valid::backup::ValidBackup,
-    identity::Ordinal,
-    pod::{INSTALLED_AGENT, RESTORE_CONTAINER, RESTORE_KEY},
-    postgres::SystemIdentifier,
-    wire::backup::{RestoreConfig, RestoreTarget},
+    api::valid::backup::ValidBackup, identity::Ordinal, pod::RESTORE_CONTAINER, postgres::SystemIdentifier,
 };
 
 use super::{
-    drill::{affinity, undisturbed},
-    pod::{as_postgres, confined, containers::install, volumes},
+    pod::volumes,
+    restoring_pod,
     stateful_set::{claim, volume_name},
 };
 use crate::{cluster::Cluster, volume_snapshot::data_source};
@@ -85,22 +79,8 @@ pub(crate) fn standby_config_map(
     backup: &str,
     system_identifier: Option<SystemIdentifier>,
 ) -> ConfigMap {
-    let config = RestoreConfig {
-        source: backups.store.archive.clone(),
-        database_uid: Some(cluster.spec.uid.clone()),
-        system_identifier,
-        target: RestoreTarget::Latest,
-        backup: None,
-        snapshot: Some(backup.to_owned()),
-        completed: false,
-    };
-    // Plain strings, numbers and lists: serialising them has no way to fail.
-    let json = serde_json::to_string_pretty(&config).unwrap_or_default();
-    ConfigMap {
-        metadata: cluster.owned(standby_name(cluster, ordinal)),
-        data: Some(BTreeMap::from([(RESTORE_KEY.to_owned(), json)])),
-        ..ConfigMap::default()
-    }
+    let name = standby_name(cluster, ordinal);
+    restoring_pod::config_map(cluster, name, backups, system_identifier, Some(backup.to_owned()))
 }
 
 /// The Job for a volume.
@@ -111,7 +91,7 @@ pub(crate) fn standby_job(cluster: &Cluster, ordinal: Ordinal, volume_uid: &str,
         metadata,
         spec: Some(JobSpec {
             backoff_limit: Some(MORE_ATTEMPTS),
-            pod_failure_policy: Some(undisturbed()),
+            pod_failure_policy: Some(restoring_pod::undisturbed()),
             active_deadline_seconds: Some(LONGEST_SECONDS),
             ttl_seconds_after_finished: Some(KEPT_SECONDS),
             template: pod(cluster, ordinal, agent_image),
@@ -121,43 +101,14 @@ pub(crate) fn standby_job(cluster: &Cluster, ordinal: Ordinal, volume_uid: &str,
     }
 }
 
-/// Without the label of the Database's pods, and without a token, as the pod of a drill. It works on the volume of the
-/// instance, so it goes where that may run.
+/// It works on the volume of the instance, so it goes where that may run.
 fn pod(cluster: &Cluster, ordinal: Ordinal, agent_image: &str) -> PodTemplateSpec {
-    PodTemplateSpec {
-        metadata: Some(ObjectMeta { labels: Some(cluster.labels_of_helpers()), ..ObjectMeta::default() }),
-        spec: Some(PodSpec {
-            service_account_name: Some(cluster.name().to_owned()),
-            automount_service_account_token: Some(false),
-            enable_service_links: Some(false),
-            restart_policy: Some("Never".to_owned()),
-            security_context: Some(as_postgres()),
-            affinity: Some(affinity(cluster)),
-            tolerations: Some(cluster.spec.tolerations.clone()).filter(|list| !list.is_empty()),
-            init_containers: Some(vec![install(agent_image)]),
-            containers: vec![container(cluster)],
-            volumes: Some(volumes::of_standby_pod(
-                cluster,
-                standby_name(cluster, ordinal),
-                volume_name(cluster, ordinal),
-            )),
-            ..PodSpec::default()
-        }),
-    }
-}
-
-fn container(cluster: &Cluster) -> Container {
-    Container {
-        name: RESTORE_CONTAINER.to_owned(),
-        image: Some(cluster.spec.image.clone()),
-        image_pull_policy: Some("IfNotPresent".to_owned()),
-        command: Some(vec![INSTALLED_AGENT.to_owned(), "standby".to_owned()]),
+    let container = Container {
         termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
-        resources: cluster.spec.resources.clone(),
-        security_context: Some(confined()),
-        volume_mounts: Some(volumes::of_scratch()),
-        ..Container::default()
-    }
+        ..restoring_pod::container(cluster, RESTORE_CONTAINER, "standby")
+    };
+    let (map, claim) = (standby_name(cluster, ordinal), volume_name(cluster, ordinal));
+    restoring_pod::pod(cluster, agent_image, container, volumes::of_standby_pod(cluster, map, claim))
 }
 
 #[cfg(test)]

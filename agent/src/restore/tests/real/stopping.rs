@@ -3,6 +3,15 @@
 use super::{failover::text, snapshot::table, *};
 
 impl Scene {
+    /// A server with rows and a backup of them.
+    async fn backed_up(bin_dir: &Path) -> (Self, Client) {
+        let mut scene = Self::new(bin_dir);
+        let client = scene.start(&scene.path("pg"), true).await;
+        table(&client).await;
+        scene.back_up("b1").await;
+        (scene, client)
+    }
+
     /// What the archive hears of the member.
     fn becomes(&self, state: State, leads: bool) {
         self.shown.as_ref().unwrap().send_modify(|published| {
@@ -29,10 +38,7 @@ impl Scene {
 async fn a_clean_stop_leaves_everything_in_the_store() {
     for bin_dir in installations() {
         eprintln!("with {}", bin_dir.display());
-        let mut scene = Scene::new(&bin_dir);
-        let client = scene.start(&scene.path("pg"), true).await;
-        table(&client).await;
-        scene.back_up("b1").await;
+        let (mut scene, client) = Scene::backed_up(&bin_dir).await;
         let (last, segment) = scene.stop_in_order(client, true).await;
         assert!(scene.archived().await.contains(&segment), "{segment}: {}", scene.log());
         let latest = scene.restored("latest", RestoreTarget::Latest);
@@ -46,10 +52,7 @@ async fn a_clean_stop_leaves_everything_in_the_store() {
 async fn what_was_given_up_at_a_stop_is_archived_after_the_next_start() {
     for bin_dir in installations() {
         eprintln!("with {}", bin_dir.display());
-        let mut scene = Scene::new(&bin_dir);
-        let client = scene.start(&scene.path("pg"), true).await;
-        table(&client).await;
-        scene.back_up("b1").await;
+        let (mut scene, client) = Scene::backed_up(&bin_dir).await;
         let (last, segment) = scene.stop_in_order(client, false).await;
         assert!(!scene.archived().await.contains(&segment));
         assert!(scene.log().contains("holds no valid lease"), "{}", scene.log());
